@@ -1,0 +1,1 @@
+"""What happens between noise and a finished latent: schedulers, batching by step, the denoiser. Numpy only."""
