@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-MAX_SEED = 2**63 - 1
-
 
 def gaussian(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Unit Gaussian noise, float32 of ``shape``, the same on every machine for the same seed (Philox4x64)."""

@@ -68,5 +68,15 @@ def make_schedule(
     initial_sigma: float = 1.0,
 ) -> Schedule:
     """A :class:`Schedule` from float64 tables, rounded once, at the end."""
-    single = (np.asarray(a, np.float32) for a in (timesteps, alphas, sigmas, alphas_next, sigmas_next))
-    return Schedule(*single, initial_sigma=float(initial_sigma))
+
+    def single(table: np.ndarray) -> np.ndarray:
+        return np.asarray(table, np.float32)
+
+    return Schedule(
+        single(timesteps),
+        single(alphas),
+        single(sigmas),
+        single(alphas_next),
+        single(sigmas_next),
+        float(initial_sigma),
+    )

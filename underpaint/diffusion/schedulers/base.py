@@ -55,10 +55,8 @@ def load_scheduler(raw: Mapping[str, Any], name: str | None = None) -> Scheduler
     if name is not None and name not in allowed:
         raise InvalidArgument.of("scheduler", name, ", ".join(allowed))
     chosen = _KINDS[name or own]
-    config = read(kind.config_type, raw)
-    return Scheduler(
-        name or own, config, lru_cache(maxsize=256)(lambda steps: chosen.tabulate(config, steps))
-    )
+    config: DiffusionConfig | FlowMatchConfig = read(kind.config_type, raw)
+    return Scheduler(name or own, config, lru_cache(maxsize=256)(lambda steps: chosen.tabulate(config, steps)))
 
 
 def scheduler_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
@@ -72,6 +70,4 @@ def _name_of(diffusers_class: str) -> str:
     for name, kind in _KINDS.items():
         if kind.diffusers_class == diffusers_class:
             return name
-    raise InvalidArgument.of(
-        "_class_name", diffusers_class, ", ".join(k.diffusers_class for k in _KINDS.values())
-    )
+    raise InvalidArgument.of("_class_name", diffusers_class, ", ".join(k.diffusers_class for k in _KINDS.values()))

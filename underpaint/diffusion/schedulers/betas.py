@@ -30,9 +30,7 @@ def _betas(config: DiffusionConfig) -> np.ndarray:
     if config.beta_schedule == "squaredcos_cap_v2":
         bar = [math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(steps + 1)]
         return np.array([min(1 - bar[t + 1] / bar[t], 0.999) for t in range(steps)])
-    raise InvalidArgument.of(
-        "beta_schedule", config.beta_schedule, "linear, scaled_linear, squaredcos_cap_v2"
-    )
+    raise InvalidArgument.of("beta_schedule", config.beta_schedule, "linear, scaled_linear, squaredcos_cap_v2")
 
 
 def _rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:

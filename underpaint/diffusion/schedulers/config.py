@@ -15,9 +15,7 @@ from underpaint.errors import InvalidArgument, Unsupported
 Config = TypeVar("Config", bound="DiffusionConfig | FlowMatchConfig")
 
 # Present in every saved configuration without any bearing on the result, or only on training.
-_INERT = frozenset(
-    {"clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "interpolation_type"}
-)
+_INERT = frozenset({"clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "interpolation_type"})
 _OFF: tuple[object, ...] = (False, None)
 
 
@@ -58,9 +56,7 @@ def read(config_type: type[Config], raw: Mapping[str, Any]) -> Config:
     for name, value in raw.items():
         harmless = name.startswith("_") or name in known or name in _INERT or _is_default_elsewhere(name)
         if not harmless and value not in _OFF:
-            raise Unsupported(
-                f"scheduler option {name}={value!r} is not supported; known: {', '.join(sorted(known))}"
-            )
+            raise Unsupported(f"scheduler option {name}={value!r} is not supported; known: {', '.join(sorted(known))}")
     return config_type(**{name: raw[name] for name in known if name in raw})
 
 

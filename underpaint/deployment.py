@@ -1,0 +1,116 @@
+"""What is deployed: the variants, what each can make, and which of them plays the small and the large role.
+
+Written as ``deployment.json`` beside the front door's model.py when a model repository is rendered, so that the
+repository alone says what it serves.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from underpaint.errors import InvalidArgument
+from underpaint.requests import GenerateRequest
+
+FILE_NAME = "deployment.json"
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One servable diffusion model, with its defaults and limits.
+
+    ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
+    its two markers.
+    """
+
+    name: str
+    num_inference_steps: int
+    max_inference_steps: int
+    guidance_scale: float
+    max_guidance_scale: float
+    sizes: tuple[tuple[int, int], ...]
+    schedulers: tuple[str, ...]
+    prompt_tokens: int
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Variant:
+        sizes = tuple((int(width), int(height)) for width, height in raw["sizes"])
+        return cls(**{**raw, "sizes": sizes, "schedulers": tuple(raw["schedulers"])})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one image is sampled: every choice made, nothing left open."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    width: int
+    height: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The variants by name, and the roles ``small`` and ``large`` that policies speak of."""
+
+    family: str
+    variants: Mapping[str, Variant]
+    small: str
+    large: str
+    default_policy: str = "vanilla"
+
+    @classmethod
+    def load(cls, folder: Path) -> Deployment:
+        """Read ``deployment.json`` from a model's version directory."""
+        raw = json.loads((folder / FILE_NAME).read_text())
+        variants = {v["name"]: Variant.from_json(v) for v in raw.pop("variants")}
+        return cls(variants=variants, **raw)
+
+    def to_json(self) -> str:
+        """The text of ``deployment.json``."""
+        raw = {**asdict(self), "variants": [asdict(v) for v in self.variants.values()]}
+        return json.dumps(raw, indent=2) + "\n"
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name, or InvalidArgument."""
+        return _known("variant", name, self.variants)
+
+    def sampling(self, request: GenerateRequest, variant: Variant) -> Sampling:
+        """The request's own wishes, filled up with the variant's defaults and held to its limits."""
+        width, height = _size(request, variant)
+        steps = request.num_inference_steps or variant.num_inference_steps
+        guidance = variant.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        scheduler = request.scheduler or variant.schedulers[0]
+        if steps > variant.max_inference_steps:
+            allowed = f"1 to {variant.max_inference_steps} with {variant.name}"
+            raise InvalidArgument.of("num_inference_steps", steps, allowed)
+        if guidance > variant.max_guidance_scale:
+            allowed = f"0 to {variant.max_guidance_scale:g} with {variant.name}"
+            raise InvalidArgument.of("guidance_scale", guidance, allowed)
+        if scheduler not in variant.schedulers:
+            allowed = f"{', '.join(variant.schedulers)} with {variant.name}"
+            raise InvalidArgument.of("scheduler", scheduler, allowed)
+        # Drawn seeds stay below 2**32, so that a JavaScript caller can send them back unharmed.
+        seed = secrets.randbits(32) if request.seed is None else request.seed
+        return Sampling(steps, guidance, scheduler, width, height, seed)
+
+
+def _size(request: GenerateRequest, variant: Variant) -> tuple[int, int]:
+    default_width, default_height = variant.sizes[0]
+    size = (request.width or default_width, request.height or default_height)
+    if size not in variant.sizes:
+        allowed = ", ".join(f"{width}x{height}" for width, height in variant.sizes)
+        raise InvalidArgument.of("width, height", f"{size[0]}x{size[1]}", f"{allowed} with {variant.name}")
+    return size
+
+
+def _known(field: str, name: str, allowed: Mapping[str, Value]) -> Value:
+    if name not in allowed:
+        raise InvalidArgument.of(field, name, ", ".join(allowed))
+    return allowed[name]

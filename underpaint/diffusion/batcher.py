@@ -1,0 +1,113 @@
+"""Who takes part in the next UNet call: earliest deadline first, nobody starved. Decides; touches no tensor.
+
+A request without a deadline counts as due ``patience`` after it came, and none counts as due later than that. A
+newcomer's due time lies after its arrival, so no request is overtaken once its patience has run out, and requests
+of equal patience are served in order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from underpaint.errors import InvalidArgument, Unavailable
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request's claim to a place in the batch.
+
+    ``rows`` of the UNet batch that a step of it takes: 1, or 2 under classifier-free guidance. Times are nanoseconds
+    of the machine's monotonic clock, which all processes of a server share.
+    """
+
+    request_id: str
+    rows: int
+    arrived_ns: int
+    deadline_ns: int | None = None
+
+    def due_ns(self, patience_ns: int) -> int:
+        """When this request should be done, for the sake of ordering."""
+        late = self.arrived_ns + patience_ns
+        return late if self.deadline_ns is None else min(self.deadline_ns, late)
+
+    def expired(self, now_ns: int) -> bool:
+        return self.deadline_ns is not None and now_ns >= self.deadline_ns
+
+
+class StepBatcher:
+    """The requests of one variant between steps: ``take`` a batch, run one step, ``give_back`` what is not done."""
+
+    def __init__(self, max_rows: int, stacks: int = 1, patience_ns: int = 60_000_000_000, capacity: int = 256) -> None:
+        """
+        Args:
+            max_rows: batch limit of the UNet.
+            stacks: how many UNet calls are kept in flight at once; the work is shared out evenly between them.
+            patience_ns: due time of a request that names none.
+            capacity: how many requests may be here at once.
+        """
+        self._max_rows, self._stacks = max_rows, stacks
+        self._patience_ns, self._capacity = patience_ns, capacity
+        self._waiting: dict[str, Ticket] = {}
+        self._in_flight: dict[str, Ticket] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._in_flight)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._waiting or request_id in self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not part of a UNet call at this moment."""
+        return len(self._waiting)
+
+    def add(self, ticket: Ticket) -> None:
+        """Admit a request; it joins at the next turn.
+
+        Raises:
+            Unavailable: as many requests as allowed are here already.
+            InvalidArgument: its id is here already, or it needs more rows than the UNet takes.
+        """
+        if ticket.request_id in self:
+            raise InvalidArgument.of("request_id", ticket.request_id, "an id that is not in use by another request")
+        if ticket.rows > self._max_rows:
+            raise InvalidArgument.of(
+                "guidance_scale", f"{ticket.rows} rows", f"at most {self._max_rows} rows a request"
+            )
+        if len(self) >= self._capacity:
+            raise Unavailable(f"the denoiser holds {self._capacity} requests, its limit; try again later")
+        self._waiting[ticket.request_id] = ticket
+
+    def take(self) -> list[Ticket]:
+        """The most urgent requests that fit into the next UNet call; empty when there is none."""
+        room = self._fair_share()
+        batch: list[Ticket] = []
+        for ticket in sorted(self._waiting.values(), key=lambda t: (t.due_ns(self._patience_ns), t.arrived_ns)):
+            if batch and ticket.rows > room:
+                break
+            batch.append(ticket)
+            room -= ticket.rows
+        for ticket in batch:
+            self._in_flight[ticket.request_id] = self._waiting.pop(ticket.request_id)
+        return batch
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        """These have had their step. Those discarded meanwhile stay away."""
+        for ticket in tickets:
+            if self._in_flight.pop(ticket.request_id, None):
+                self._waiting[ticket.request_id] = ticket
+
+    def discard(self, request_id: str) -> None:
+        """This request is done, cancelled or too late."""
+        self._waiting.pop(request_id, None)
+        self._in_flight.pop(request_id, None)
+
+    def expired(self, now_ns: int) -> list[Ticket]:
+        """Waiting requests whose deadline has passed."""
+        return [ticket for ticket in self._waiting.values() if ticket.expired(now_ns)]
+
+    def _fair_share(self) -> int:
+        """Rows for one call, so that every stack has something to do."""
+        rows = sum(t.rows for t in self._waiting.values()) + sum(t.rows for t in self._in_flight.values())
+        return min(self._max_rows, -(-rows // self._stacks))

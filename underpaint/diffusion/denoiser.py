@@ -1,0 +1,102 @@
+"""One step of many requests: stack their rows, call the UNet once, advance each by its own schedule. Computes;
+decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from underpaint.diffusion.prediction import Prediction
+from underpaint.diffusion.sampling import guide, step
+from underpaint.diffusion.schedule import Schedule
+
+
+class UNet(Protocol):
+    """Noise prediction for b rows, each at a timestep of its own."""
+
+    def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
+        """
+        Args:
+            sample: float32 [b, C, h, w].
+            timestep: float32 [b].
+            encoder_hidden_states: float32 [b, T, D].
+
+        Returns:
+            float32 [b, C, h, w].
+
+        Raises:
+            UnderpaintError: the call failed; calling again may succeed.
+        """
+
+
+@dataclass
+class Trajectory:
+    """A request on its way from noise to latents.
+
+    Attributes:
+        schedule: the levels it visits.
+        sample: float32 [C, h, w], where it is.
+        step: which step comes next, 0 to len(schedule).
+        prompt_embeds, negative_prompt_embeds: float32 [T, D]; without the negative there is no guidance.
+        guidance_scale: of classifier-free guidance.
+        capture_steps: keep the sample as it is before each of these steps.
+        clean: float32 [C, h, w], the latest estimate of the finished latents; None before the first step.
+        captured: the samples kept so far, by step.
+    """
+
+    schedule: Schedule
+    sample: np.ndarray
+    step: int
+    prompt_embeds: np.ndarray
+    negative_prompt_embeds: np.ndarray | None = None
+    guidance_scale: float = 1.0
+    capture_steps: frozenset[int] = frozenset()
+    clean: np.ndarray | None = None
+    captured: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.negative_prompt_embeds is None else 2
+
+    @property
+    def done(self) -> bool:
+        return self.step >= len(self.schedule)
+
+    def keep_if_wanted(self) -> None:
+        if self.step in self.capture_steps:
+            self.captured[self.step] = self.sample
+
+
+class Denoiser:
+    """The step that a variant's UNet makes."""
+
+    def __init__(self, unet: UNet, prediction: Prediction) -> None:
+        self._unet, self._prediction = unet, prediction
+
+    def advance(self, trajectories: Sequence[Trajectory]) -> None:
+        """Move each trajectory on by one step. When the UNet call fails, none has moved."""
+        x = np.stack([t.sample for t in trajectories])
+        output = self._predict(trajectories, x)
+        positions = [(t.schedule, t.step) for t in trajectories]
+        x_next, clean = step(self._prediction, positions, x, output)
+        for i, trajectory in enumerate(trajectories):
+            trajectory.keep_if_wanted()
+            trajectory.sample, trajectory.clean = x_next[i], clean[i]
+            trajectory.step += 1
+
+    def _predict(self, trajectories: Sequence[Trajectory], x: np.ndarray) -> np.ndarray:
+        """Guided prediction, float32 [n, C, h, w]. The rows of the negative prompts follow those of the prompts."""
+        guided = [i for i, t in enumerate(trajectories) if t.negative_prompt_embeds is not None]
+        timestep = np.array([t.schedule.timesteps[t.step] for t in trajectories], np.float32)
+        embeds = [t.prompt_embeds for t in trajectories]
+        if not guided:
+            return self._unet(x, timestep, np.stack(embeds))
+        negative = [t.negative_prompt_embeds for t in trajectories if t.negative_prompt_embeds is not None]
+        output = self._unet(
+            np.concatenate([x, x[guided]]), np.concatenate([timestep, timestep[guided]]), np.stack(embeds + negative)
+        )
+        scale = np.array([trajectories[i].guidance_scale for i in guided], np.float32)
+        return guide(output, np.array(guided), scale, len(trajectories))

@@ -1,0 +1,234 @@
+"""The denoiser's engine room: requests come in at any time, a few threads keep stacks of steps in flight.
+
+A thread's turn is ``take`` (who), ``advance`` (one UNet call), ``give_back``. A UNet call that fails has moved nobody,
+so it is tried again until the UNet is back or patience ends: a crash of the UNet costs time, not requests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from underpaint.diffusion.batcher import StepBatcher, Ticket
+from underpaint.diffusion.denoiser import Denoiser, Trajectory
+from underpaint.errors import Cancelled, DeadlineExceeded, Internal, Unavailable, UnderpaintError
+
+# A cancellation may overtake the request that it is meant for; it is remembered for this long.
+_WITHDRAWN_FOR_NS = 10_000_000_000
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """The end of a trajectory, and when it began and ended (monotonic nanoseconds)."""
+
+    trajectory: Trajectory
+    steps_run: int
+    started_ns: int
+    finished_ns: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is. ``clean``: float32 [C, h, w], the present estimate of its latents, if there is one."""
+
+    step: int
+    num_inference_steps: int
+    clean: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the engine has done since it started, and what it holds, for metrics."""
+
+    running: int
+    waiting: int
+    steps: int
+    unet_calls: int
+    unet_rows: int
+    retries: int
+
+
+@dataclass
+class _Job:
+    ticket: Ticket
+    trajectory: Trajectory
+    future: Future[Denoised] = field(default_factory=Future)
+    first_step: int = 0
+    started_ns: int | None = None
+    failing_since_ns: int | None = None
+
+
+class Engine:
+    """All active requests of one variant."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        batcher: StepBatcher,
+        stacks: int = 1,
+        retry_for_s: float = 30.0,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Start ``stacks`` threads. A request whose UNet calls keep failing for ``retry_for_s`` fails."""
+        self._denoiser, self._batcher, self._clock_ns = denoiser, batcher, clock_ns
+        self._retry_for_ns = int(retry_for_s * 1e9)
+        self._jobs: dict[str, _Job] = {}
+        self._withdrawn: dict[str, int] = {}
+        self._steps = self._unet_calls = self._unet_rows = self._retries = 0
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._threads = [threading.Thread(target=self._work, name=f"stack-{i}", daemon=True) for i in range(stacks)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, ticket: Ticket, trajectory: Trajectory) -> Future[Denoised]:
+        """Hand over a request; the future ends with its latents or with an UnderpaintError.
+
+        Raises:
+            Unavailable, InvalidArgument: it is not admitted (see ``StepBatcher.add``).
+            Cancelled: it was cancelled before it came.
+        """
+        job = _Job(ticket, trajectory, first_step=trajectory.step)
+        with self._changed:
+            if self._closed.is_set():
+                raise Unavailable("the denoiser is shutting down")
+            self._forget_old_withdrawals()
+            if self._withdrawn.pop(ticket.request_id, None):
+                raise Cancelled(f"request {ticket.request_id} was cancelled")
+            self._batcher.add(ticket)
+            self._jobs[ticket.request_id] = job
+            self._changed.notify()
+        return job.future
+
+    def cancel(self, request_id: str) -> bool:
+        """Withdraw a request: it leaves now and takes no further step. False if it is not (or not yet) here."""
+        with self._changed:
+            job = self._leave(request_id)
+            if job is None:
+                self._forget_old_withdrawals()
+                self._withdrawn[request_id] = self._clock_ns() + _WITHDRAWN_FOR_NS
+        if job is None:
+            return False
+        job.future.set_exception(Cancelled(f"request {request_id} was cancelled at step {job.trajectory.step}"))
+        return True
+
+    def peek(self, request_id: str) -> Progress | None:
+        """How far a request is, or None if it is not here."""
+        with self._changed:
+            job = self._jobs.get(request_id)
+            if job is None:
+                return None
+            return Progress(job.trajectory.step, len(job.trajectory.schedule), job.trajectory.clean)
+
+    def activity(self) -> Activity:
+        with self._changed:
+            running = len(self._batcher) - self._batcher.waiting
+            return Activity(
+                running, self._batcher.waiting, self._steps, self._unet_calls, self._unet_rows, self._retries
+            )
+
+    def close(self) -> None:
+        """Fail what is left and stop the threads, but for one that waits for a UNet that does not answer."""
+        with self._changed:
+            self._closed.set()
+            jobs = [self._leave(request_id) for request_id in list(self._jobs)]
+            self._changed.notify_all()
+        for job in jobs:
+            if job is not None:
+                job.future.set_exception(Unavailable("the denoiser was shut down"))
+        for thread in self._threads:
+            thread.join(timeout=1.0)
+
+    # One turn -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            batch = self._next_batch()
+            if batch:
+                self._turn(batch)
+
+    def _next_batch(self) -> list[_Job]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed.is_set() or self._batcher.waiting)
+            late = [self._leave(ticket.request_id) for ticket in self._batcher.expired(self._clock_ns())]
+            batch = [self._jobs[ticket.request_id] for ticket in self._batcher.take()]
+        for job in late:
+            if job is not None:
+                job.future.set_exception(_too_late(job))
+        return batch
+
+    def _turn(self, batch: list[_Job]) -> None:
+        now = self._clock_ns()
+        for job in batch:
+            job.started_ns = job.started_ns or now
+        failure: UnderpaintError | None = None
+        try:
+            self._denoiser.advance([job.trajectory for job in batch])
+        except UnderpaintError as error:
+            failure = error
+        except Exception as error:  # a defect of ours must not take the thread, and with it every request, down
+            failure = Internal(f"{type(error).__name__}: {error}")
+        leaving = self._after_turn(batch, failure)
+        for job in leaving:
+            self._finish(job, failure)
+        if failure is not None:
+            self._closed.wait(0.2)  # do not hammer a UNet that is being restarted
+
+    def _after_turn(self, batch: list[_Job], failure: UnderpaintError | None) -> list[_Job]:
+        """Book the turn; take out of the engine, and return, the jobs that end here."""
+        now = self._clock_ns()
+        with self._changed:
+            self._count(batch, failure)
+            for job in batch:
+                job.failing_since_ns = None if failure is None else (job.failing_since_ns or now)
+            # A job cancelled during the call is gone already, and has its answer.
+            present = [job for job in batch if self._jobs.get(job.ticket.request_id) is job]
+            leaving = [job for job in present if job.trajectory.done or self._gave_up(job, failure, now)]
+            for job in leaving:
+                self._leave(job.ticket.request_id)
+            self._batcher.give_back(job.ticket for job in present)
+            self._changed.notify()
+        return leaving
+
+    def _count(self, batch: list[_Job], failure: UnderpaintError | None) -> None:
+        if failure is not None:
+            self._retries += 1
+            return
+        self._steps += len(batch)
+        self._unet_calls += 1
+        self._unet_rows += sum(job.ticket.rows for job in batch)
+
+    def _gave_up(self, job: _Job, failure: UnderpaintError | None, now_ns: int) -> bool:
+        if failure is None or job.failing_since_ns is None:
+            return False
+        return failure.status == "INVALID_ARG" or now_ns - job.failing_since_ns > self._retry_for_ns
+
+    def _finish(self, job: _Job, failure: UnderpaintError | None) -> None:
+        trajectory = job.trajectory
+        if not trajectory.done and failure is not None:
+            job.future.set_exception(failure)
+        elif not np.isfinite(trajectory.sample).all():
+            job.future.set_exception(Internal("the model produced values that are not finite"))
+        else:
+            steps_run = len(trajectory.schedule) - job.first_step
+            job.future.set_result(Denoised(trajectory, steps_run, job.started_ns or 0, self._clock_ns()))
+
+    # Bookkeeping, under the lock ------------------------------------------------------------------------------
+
+    def _leave(self, request_id: str) -> _Job | None:
+        self._batcher.discard(request_id)
+        return self._jobs.pop(request_id, None)
+
+    def _forget_old_withdrawals(self) -> None:
+        now = self._clock_ns()
+        self._withdrawn = {name: until for name, until in self._withdrawn.items() if until > now}
+
+
+def _too_late(job: _Job) -> DeadlineExceeded:
+    trajectory = job.trajectory
+    return DeadlineExceeded(f"deadline passed at step {trajectory.step} of {len(trajectory.schedule)}")

@@ -1,0 +1,212 @@
+"""The front door: one image a request, from the request to a reply.
+
+    validate → evidence → plan → paint → after → reply
+
+Everything here runs on one event loop, so the state below needs no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from underpaint import policies
+from underpaint.deployment import Deployment, Sampling
+from underpaint.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable
+from underpaint.evidence import Evidence
+from underpaint.front_door.denoisers import Denoisers
+from underpaint.front_door.outcome import Outcome, Reply, Timings
+from underpaint.front_door.pipelines import Errand, Painting, paint
+from underpaint.front_door.registry import Registry, Visit
+from underpaint.front_door.transport import Transport
+from underpaint.policies import Escalate, Plan, Settings
+from underpaint.requests import GenerateRequest
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class DoorLimits:
+    """How many requests may be here, how many may call ensembles at once, and how long anything may take.
+
+    Triton gives a Python process 32 threads for calls to other models; what the ensembles leave of them is for
+    cancellations, peeks and heartbeats.
+    """
+
+    capacity: int = 256
+    concurrency: int = 24
+    timeout_s: float = 120.0
+    attend_every_s: float = 0.25
+    heartbeat_every_s: float = 1.0
+    heartbeats_missed: int = 2
+
+
+class FrontDoor:
+    """Serves requests by calling other models through a transport."""
+
+    def __init__(self, deployment: Deployment, transport: Transport, limits: DoorLimits | None = None) -> None:
+        self._deployment, self._transport = deployment, transport
+        self._limits = limits or DoorLimits()
+        self._settings = Settings(small=deployment.small, large=deployment.large)
+        self._registry = Registry(self._limits.capacity)
+        self._painters = asyncio.Semaphore(self._limits.concurrency)
+        self.denoisers = Denoisers(transport)
+
+    async def serve(self, request: GenerateRequest, hung_up: Callable[[], bool] = lambda: False) -> Reply:
+        """Serve one request. ``hung_up`` tells whether the caller has gone; it is asked now and then.
+
+        Raises:
+            UnderpaintError: with the status that the caller gets.
+        """
+        policy = self._validate(request)
+        with self._registry.admit(_visit(request, hung_up)) as visit:
+            evidence = Evidence(in_flight=len(self._registry), time_left_s=visit.time_left_s())
+            plan = policy.plan(request, evidence, self._settings)
+            while True:
+                sampling = self._deployment.sampling(request, self._deployment.variant(plan.variant))
+                painting = await self._paint(plan, request, sampling, visit)
+                verdict = policy.after(plan, evidence, self._settings)
+                if not isinstance(verdict, Escalate):
+                    break
+                plan = verdict.plan
+        return Reply(painting.image, self._report(request, policy.name, plan, sampling, painting, visit))
+
+    async def cancel(self, request_id: str) -> None:
+        """Withdraw a request by its id, wherever it is.
+
+        Raises:
+            NotFound: nobody knows a request of that name.
+        """
+        visit = self._registry.withdraw(request_id)
+        asked = [visit.variant] if visit is not None and visit.variant else list(self._deployment.variants)
+        dropped = await asyncio.gather(*(self.denoisers.cancel(v, request_id) for v in asked), return_exceptions=True)
+        if visit is None and True not in dropped:
+            raise NotFound(f"request_id: no request {request_id!r} is being served")
+
+    async def watch(self) -> None:
+        """Feel the pulse of every denoiser that owes an answer; runs for as long as the door is open."""
+        missed: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(self._limits.heartbeat_every_s)
+            for variant in self._registry.variants_at_work():
+                missed[variant] = 0 if await self.denoisers.alive(variant) else missed.get(variant, 0) + 1
+                if missed[variant] >= self._limits.heartbeats_missed:
+                    self._registry.strand(variant)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._registry)
+
+    def variant_of(self, request_id: str) -> str | None:
+        """The variant that works on a request at the moment, if any does."""
+        return self._registry.variant_of(request_id)
+
+    def _validate(self, request: GenerateRequest) -> policies.Policy:
+        """Check what can be known to be wrong before any work is done."""
+        if request.variant is not None:
+            self._deployment.sampling(request, self._deployment.variant(request.variant))
+        return policies.by_name(request.policy or self._deployment.default_policy)
+
+    # Running a plan ---------------------------------------------------------------------------------------------
+
+    async def _paint(self, plan: Plan, request: GenerateRequest, sampling: Sampling, visit: Visit) -> Painting:
+        await self._attend(self._painters.acquire(), visit)
+        try:
+            visit.variant = plan.variant
+            errand = Errand(visit.request_id, visit.deadline_ns, self._timeout_s(visit))
+            return await self._attend(paint(self._transport, plan, request, sampling, errand), visit)
+        finally:
+            visit.variant = None
+            self._painters.release()
+
+    async def _attend(self, work: Awaitable[Answer], visit: Visit) -> Answer:
+        """Wait for ``work``, but no longer than the caller, the deadline and the denoiser last."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=self._limits.attend_every_s)
+                if not task.done():
+                    await self._check(visit)
+        except BaseException:
+            task.cancel()
+            raise
+        return task.result()
+
+    async def _check(self, visit: Visit) -> None:
+        """Raise if there is no point in waiting any longer."""
+        left = visit.time_left_s()
+        if visit.stranded:
+            raise Unavailable(f"{visit.variant}_denoiser stopped answering and is being restarted; try again")
+        if visit.cancelled() or (left is not None and left < -self._limits.attend_every_s):
+            if visit.variant is not None:
+                with suppress(Unavailable):
+                    await self.denoisers.cancel(visit.variant, visit.request_id)
+            if visit.cancelled():
+                raise Cancelled(f"request {visit.request_id} was cancelled")
+            raise DeadlineExceeded(f"deadline passed before {visit.variant or 'any variant'} was done")
+
+    def _timeout_s(self, visit: Visit) -> float:
+        left = visit.time_left_s()
+        # The denoiser ends a request at its deadline by itself; this is for the case that it cannot.
+        return self._limits.timeout_s if left is None else min(self._limits.timeout_s, max(left, 0.0) + 1.0)
+
+    # Reporting --------------------------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        request: GenerateRequest,
+        policy: str,
+        plan: Plan,
+        sampling: Sampling,
+        painting: Painting,
+        visit: Visit,
+    ) -> Outcome:
+        return Outcome(
+            request_id=visit.request_id,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            policy=policy,
+            variant=plan.variant,
+            start=type(plan.start).__name__.lower(),
+            seed=sampling.seed,
+            scheduler=sampling.scheduler,
+            num_inference_steps=sampling.num_inference_steps,
+            steps_run=painting.steps_run,
+            steps_skipped=sampling.num_inference_steps - painting.steps_run,
+            guidance_scale=sampling.guidance_scale,
+            width=sampling.width,
+            height=sampling.height,
+            timings_ms=_timings(painting, visit),
+            warnings=self._warnings(plan, painting),
+        )
+
+    def _warnings(self, plan: Plan, painting: Painting) -> tuple[str, ...]:
+        limit = self._deployment.variant(plan.variant).prompt_tokens
+        if painting.prompt_tokens <= limit:
+            return ()
+        return (f"prompt: {painting.prompt_tokens} tokens, of which {plan.variant} reads the first {limit}",)
+
+
+def _visit(request: GenerateRequest, hung_up: Callable[[], bool]) -> Visit:
+    arrived_ns = time.monotonic_ns()
+    deadline_ns = None if request.deadline_ms is None else arrived_ns + request.deadline_ms * 1_000_000
+    return Visit(request.request_id or uuid.uuid4().hex, arrived_ns, deadline_ns, hung_up)
+
+
+def _timings(painting: Painting, visit: Visit) -> Timings:
+    def ms(start_ns: int, end_ns: int) -> float:
+        return round((end_ns - start_ns) / 1e6, 3)
+
+    return Timings(
+        admission=ms(visit.arrived_ns, painting.called_ns),
+        encode=ms(painting.called_ns, painting.arrived_ns),
+        queue=ms(painting.arrived_ns, painting.started_ns),
+        denoise=ms(painting.started_ns, painting.finished_ns),
+        decode=ms(painting.finished_ns, painting.painted_ns),
+        total=ms(visit.arrived_ns, painting.painted_ns),
+    )

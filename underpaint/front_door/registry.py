@@ -1,0 +1,89 @@
+"""The requests that this front door is serving: who is here, who wants to leave, how many are let in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from underpaint.errors import InvalidArgument, Unavailable
+
+
+@dataclass
+class Visit:
+    """One request from arrival to answer.
+
+    Attributes:
+        request_id: unique among the visits of the moment.
+        arrived_ns, deadline_ns: monotonic nanoseconds.
+        hung_up: asks whether the caller has gone; a cancellation by id counts as well.
+        variant: which denoiser works on it at the moment, if any.
+        withdrawn: cancelled by id.
+        stranded: its denoiser has stopped answering.
+    """
+
+    request_id: str
+    arrived_ns: int
+    deadline_ns: int | None
+    hung_up: Callable[[], bool]
+    variant: str | None = None
+    withdrawn: bool = field(default=False, init=False)
+    stranded: bool = field(default=False, init=False)
+
+    def cancelled(self) -> bool:
+        return self.withdrawn or self.hung_up()
+
+    def time_left_s(self) -> float | None:
+        return None if self.deadline_ns is None else (self.deadline_ns - time.monotonic_ns()) / 1e9
+
+
+class Registry:
+    """Visits by request id."""
+
+    def __init__(self, capacity: int) -> None:
+        """``capacity``: requests that may be here at once, waiting ones included."""
+        self._capacity = capacity
+        self._visits: dict[str, Visit] = {}
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    @contextmanager
+    def admit(self, visit: Visit) -> Iterator[Visit]:
+        """Let a request in for the time of the ``with`` block.
+
+        Raises:
+            Unavailable: the server is full.
+            InvalidArgument: a request with this id is here already.
+        """
+        if len(self._visits) >= self._capacity:
+            raise Unavailable(f"{self._capacity} requests are being served, the limit; try again later")
+        if visit.request_id in self._visits:
+            raise InvalidArgument.of("request_id", visit.request_id, "an id that is not in use by another request")
+        self._visits[visit.request_id] = visit
+        try:
+            yield visit
+        finally:
+            del self._visits[visit.request_id]
+
+    def withdraw(self, request_id: str) -> Visit | None:
+        """Mark a request as cancelled, and return it if it is here."""
+        visit = self._visits.get(request_id)
+        if visit is not None:
+            visit.withdrawn = True
+        return visit
+
+    def variant_of(self, request_id: str) -> str | None:
+        """The variant that works on a request at the moment, if any does."""
+        visit = self._visits.get(request_id)
+        return None if visit is None else visit.variant
+
+    def variants_at_work(self) -> set[str]:
+        """The variants that owe an answer at the moment."""
+        return {visit.variant for visit in self._visits.values() if visit.variant is not None}
+
+    def strand(self, variant: str) -> None:
+        """The denoiser of ``variant`` has died: whoever waits for it waits in vain."""
+        for visit in self._visits.values():
+            visit.stranded = visit.stranded or visit.variant == variant

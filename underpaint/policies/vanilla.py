@@ -1,0 +1,17 @@
+"""The baseline that every saving is measured against: the large variant, from noise, every step."""
+
+from __future__ import annotations
+
+from underpaint.evidence import Evidence
+from underpaint.policies.plan import Accept, Noise, Plan, Settings, Verdict
+from underpaint.requests import GenerateRequest
+
+
+class Vanilla:
+    name = "vanilla"
+
+    def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
+        return Plan(request.variant or settings.large, Noise())
+
+    def after(self, plan: Plan, evidence: Evidence, settings: Settings) -> Verdict:
+        return Accept()

@@ -1,0 +1,120 @@
+"""The request: one typed class that feeds the client, the command line, the front door and its config.pbtxt.
+
+A field says once what it is called (as diffusers calls it), of which type, and what is allowed. What depends on the
+variant that serves the request (its sizes, its limits) is checked where the variant is known: ``deployment``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from underpaint.errors import InvalidArgument
+
+MAX_PROMPT_CHARACTERS = 4096
+MAX_SEED = 2**63 - 1
+OUTPUT_FORMATS = ("tensor", "png", "none")
+
+
+def tensor(dtype: str, help: str, default: Any = None) -> Any:
+    """A field that travels as an input tensor of Triton ``dtype``, shape [1]."""
+    return field(default=default, metadata={"dtype": dtype, "help": help})
+
+
+def parameter(help: str, default: Any = None) -> Any:
+    """A field that travels as a Triton request parameter, because it must pass through ensembles unnoticed."""
+    return field(default=default, metadata={"dtype": None, "help": help})
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One image, please. ``None`` leaves the choice to the policy, the variant or, for the seed, to chance."""
+
+    prompt: str = tensor("STRING", "what to paint", "")
+    negative_prompt: str = tensor("STRING", "what to keep away from (only with guidance_scale above 1)", "")
+    num_inference_steps: int | None = tensor("INT32", "denoising steps")
+    guidance_scale: float | None = tensor("FP32", "classifier-free guidance; up to 1 switches it off")
+    seed: int | None = tensor("INT64", f"0 to {MAX_SEED}; the same seed paints the same image")
+    width: int | None = tensor("INT32", "pixels")
+    height: int | None = tensor("INT32", "pixels")
+    scheduler: str | None = tensor("STRING", "ddim, euler or flow_match_euler, as far as the variant allows")
+    variant: str | None = tensor("STRING", "serve with this model, whatever the policy prefers")
+    policy: str | None = tensor("STRING", "how to spend as little as possible; see `underpaint policies`")
+    output_format: str = tensor("STRING", "tensor, png (base64) or none (only the report)", "tensor")
+    request_id: str | None = parameter("a name of your own, by which the request can be cancelled")
+    deadline_ms: int | None = parameter("give up when the image is not done this many milliseconds after arrival")
+
+    def __post_init__(self) -> None:
+        _check_prompt("prompt", self.prompt, required=True)
+        _check_prompt("negative_prompt", self.negative_prompt, required=False)
+        _check_range("num_inference_steps", self.num_inference_steps, 1, None)
+        _check_range("width", self.width, 1, None)
+        _check_range("height", self.height, 1, None)
+        _check_range("seed", self.seed, 0, MAX_SEED)
+        _check_range("deadline_ms", self.deadline_ms, 1, None)
+        _check_guidance(self.guidance_scale)
+        if self.output_format not in OUTPUT_FORMATS:
+            raise InvalidArgument.of("output_format", self.output_format, ", ".join(OUTPUT_FORMATS))
+        if self.request_id is not None and not re.fullmatch(r"[\w.:@-]{1,128}", self.request_id):
+            raise InvalidArgument.of("request_id", self.request_id, "1 to 128 of letters, digits and . : @ _ -")
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> GenerateRequest:
+        """The request in ``raw``, whose keys are field names.
+
+        Raises:
+            InvalidArgument: a name is unknown, or a value has the wrong type or is out of range.
+        """
+        by_name = {f.name: f for f in fields(cls)}
+        for name in raw:
+            if name not in by_name:
+                raise InvalidArgument.of("parameter name", name, ", ".join(by_name))
+        return cls(**{name: _typed(by_name[name], value) for name, value in raw.items() if value is not None})
+
+
+def input_fields() -> list[Field[Any]]:
+    """The fields that travel as input tensors, in order."""
+    return [f for f in fields(GenerateRequest) if f.metadata["dtype"] is not None]
+
+
+def python_type(declared: Field[Any]) -> type:
+    """The plain type behind a field's annotation."""
+    return {"str": str, "int": int, "float": float}[str(declared.type).removesuffix(" | None")]
+
+
+def _typed(declared: Field[Any], value: object) -> Any:
+    wanted = python_type(declared)
+    if isinstance(value, bytes):
+        value = _decode(declared.name, value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted:
+        raise InvalidArgument.of(declared.name, value, {str: "a string", int: "an integer", float: "a number"}[wanted])
+    return value
+
+
+def _decode(name: str, value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument.of(name, value, f"UTF-8 text (byte {error.start} is not)") from None
+
+
+def _check_prompt(name: str, value: str, required: bool) -> None:
+    if required and not value.strip():
+        raise InvalidArgument.of(name, value, "a text that is not empty")
+    if len(value) > MAX_PROMPT_CHARACTERS:
+        raise InvalidArgument.of(name, value, f"at most {MAX_PROMPT_CHARACTERS} characters")
+
+
+def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
+    if value is not None and (value < low or (high is not None and value > high)):
+        raise InvalidArgument.of(name, value, f"{low} to {high}" if high is not None else f"{low} or more")
+
+
+def _check_guidance(value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise InvalidArgument.of("guidance_scale", value, "a finite number, 0 or more")

@@ -1,0 +1,91 @@
+"""Calls from one model to another (Triton's business logic scripting), each with a deadline.
+
+A call blocks a thread of our own until the other model answers, and a model whose process was killed may never
+answer; so nobody waits on the call itself, only on its future, for as long as the caller can bear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from underpaint.errors import Unavailable
+from underpaint.triton.replies import from_triton_error
+from underpaint.triton.tensors import Tensors, to_triton
+
+Parameters = Mapping[str, str | int | bool]
+
+
+class BlsTransport:
+    """Other models of this server, called from any thread or event loop."""
+
+    def __init__(self, max_calls: int) -> None:
+        """``max_calls``: how many may be under way at once. Triton's own pool for them has 32 threads a process."""
+        self._pool = ThreadPoolExecutor(max_calls, thread_name_prefix="bls")
+
+    def call(
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        timeout_s: float,
+        parameters: Parameters | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Call ``model`` and wait, at most ``timeout_s``.
+
+        Raises:
+            Unavailable: no answer in time.
+            UnderpaintError: the model's own error, with its status.
+        """
+        future = self._start(model, inputs, outputs, parameters or {})
+        try:
+            return future.result(timeout_s)
+        except FutureTimeout:
+            future.cancel()
+            raise _no_answer(model, timeout_s) from None
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        timeout_s: float,
+        parameters: Parameters | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The same, awaited."""
+        future = self._start(model, inputs, outputs, parameters or {})
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        except TimeoutError:
+            raise _no_answer(model, timeout_s) from None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(
+        self, model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters
+    ) -> Future[dict[str, np.ndarray]]:
+        return self._pool.submit(_exec, model, inputs, outputs, parameters)
+
+
+def _exec(model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters) -> dict[str, np.ndarray]:
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        inputs=to_triton(inputs),
+        requested_output_names=list(outputs),
+        parameters=dict(parameters),
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    response = request.exec()
+    if response.has_error():
+        raise from_triton_error(model, response.error())
+    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+
+
+def _no_answer(model: str, timeout_s: float) -> Unavailable:
+    return Unavailable(f"{model} did not answer within {timeout_s:.1f} s")

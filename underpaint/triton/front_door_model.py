@@ -1,0 +1,105 @@
+"""What ``generate`` and ``generate_stream`` share: an event loop in a thread, and requests in and out of Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from underpaint.deployment import Deployment
+from underpaint.errors import InvalidArgument
+from underpaint.front_door.door import DoorLimits, FrontDoor
+from underpaint.front_door.outcome import Reply
+from underpaint.images import to_base64, to_png
+from underpaint.requests import GenerateRequest, input_fields
+from underpaint.triton.bls import BlsTransport
+from underpaint.triton.model_args import ModelArgs
+from underpaint.triton.replies import refuse
+from underpaint.triton.tensors import Tensors, inputs_of, parameters_of, scalar, strings, text
+
+_INPUTS = frozenset(f.name for f in input_fields())
+# What Triton's own endpoints put among the parameters of a request.
+_TRITONS_OWN = frozenset({"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
+_MAX_CALLS = 31
+
+
+class FrontDoorModel:
+    """A Python model whose requests are coroutines; subclasses say how they are answered."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        model = ModelArgs.of(args)
+        self._transport = BlsTransport(_MAX_CALLS)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="front-door", daemon=True)
+        self._thread.start()
+        deployment = Deployment.load(model.folder)
+        self._door = asyncio.run_coroutine_threadsafe(_open(deployment, self._transport), self._loop).result()
+        self._watch = asyncio.run_coroutine_threadsafe(self._door.watch(), self._loop)
+        self._operations: dict[str, Callable[[Any, Any], Coroutine[Any, Any, None]]] = {
+            "run": self._run,
+            "cancel": self._cancel,
+            "heartbeat": self._heartbeat,
+        }
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            asyncio.run_coroutine_threadsafe(self._guarded(request, sender), self._loop)
+
+    def finalize(self) -> None:
+        self._watch.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=2.0)
+        self._transport.close()
+
+    async def _guarded(self, request: Any, sender: Any) -> None:
+        try:
+            op = text(inputs_of(request), "op", "run")
+            if op not in self._operations:
+                raise InvalidArgument.of("op", op, ", ".join(self._operations))
+            await self._operations[op](request, sender)
+        except BaseException as error:
+            refuse(sender, error)
+
+    async def _run(self, request: Any, sender: Any) -> None:
+        raise NotImplementedError
+
+    async def _cancel(self, request: Any, sender: Any) -> None:
+        request_id = str(parameters_of(request).get("request_id") or request.request_id())
+        await self._door.cancel(request_id)
+        self._send(sender, {"outcome": strings(f'{{"cancelled": "{request_id}"}}')})
+
+    async def _heartbeat(self, request: Any, sender: Any) -> None:
+        self._send(sender, {"outcome": strings(f'{{"in_flight": {self._door.in_flight}}}')})
+
+    def _send(self, sender: Any, tensors: Tensors) -> None:
+        raise NotImplementedError
+
+
+async def _open(deployment: Deployment, transport: BlsTransport) -> FrontDoor:
+    return FrontDoor(deployment, transport, DoorLimits())
+
+
+def read_request(request: Any) -> GenerateRequest:
+    """The typed request, from tensors and parameters.
+
+    Triton's ``/generate`` endpoint turns every JSON field that is not an input into a parameter; an unknown one is
+    refused here.
+    """
+    inputs, parameters = inputs_of(request), parameters_of(request)
+    fields = {name: scalar(inputs, name) for name in inputs if name in _INPUTS}
+    fields |= {name: value for name, value in parameters.items() if name not in _TRITONS_OWN}
+    if request.request_id():
+        fields.setdefault("request_id", request.request_id())
+    return GenerateRequest.parse(fields)
+
+
+def tensors_of(reply: Reply, output_format: str) -> dict[str, np.ndarray]:
+    """A reply as output tensors: the report always, the image in the form that the caller asked for."""
+    report = {"outcome": strings(reply.outcome.to_json())}
+    if output_format == "png":
+        return {"png": strings(to_base64(to_png(reply.image, reply.outcome.metadata()))), **report}
+    return {"image": reply.image, **report} if output_format == "tensor" else report
