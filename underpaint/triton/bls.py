@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -25,8 +24,14 @@ class BlsTransport:
     """Other models of this server, called from any thread or event loop."""
 
     def __init__(self, max_calls: int) -> None:
-        """``max_calls``: how many may be under way at once. Triton's own pool for them has 32 threads a process."""
+        """``max_calls``: how many may be under way at once, those that nobody waits for any more included.
+
+        Triton has a pool of its own for these calls: 32 threads a process, unless the server was started with
+        ``--backend-config=python,thread-pool-size=N``.
+        """
         self._pool = ThreadPoolExecutor(max_calls, thread_name_prefix="bls")
+        self._max_calls = max_calls
+        self._given_up: set[Future[dict[str, np.ndarray]]] = set()
 
     def call(
         self,
@@ -45,8 +50,8 @@ class BlsTransport:
         future = self._start(model, inputs, outputs, parameters or {})
         try:
             return future.result(timeout_s)
-        except FutureTimeout:
-            future.cancel()
+        except TimeoutError:
+            self._give_up(future)
             raise _no_answer(model, timeout_s) from None
 
     async def infer(
@@ -63,6 +68,22 @@ class BlsTransport:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
         except TimeoutError:
             raise _no_answer(model, timeout_s) from None
+        finally:
+            self._give_up(future)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many calls were never answered that there is hardly a thread left for new ones.
+
+        A call that waits for a process that has died keeps its thread for ever; only a new process helps.
+        """
+        return len(self._given_up) > self._max_calls // 2
+
+    def _give_up(self, future: Future[dict[str, np.ndarray]]) -> None:
+        """Nobody waits for this call any more; remember it for as long as it holds a thread."""
+        if not future.done() and not future.cancel():
+            self._given_up.add(future)
+            future.add_done_callback(self._given_up.discard)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -60,7 +60,7 @@ class TritonPythonModel:
         self._latent_channels = int(model.parameters["latent_channels"])
         self._vae_scale_factor = int(model.parameters["vae_scale_factor"])
         stacks = int(model.parameters["stacks_in_flight"])
-        self._transport = BlsTransport(max_calls=4 * stacks)
+        self._transport = BlsTransport(max_calls=24)
         unet = partial(_call_unet, self._transport, model.parameters["unet"], float(model.parameters["unet_timeout_s"]))
         prediction_type = self._schedulers[scheduler_names(raw)[0]].prediction_type
         batcher = StepBatcher(int(model.parameters["max_rows"]), stacks)
@@ -140,8 +140,8 @@ class TritonPythonModel:
     def _first_sample(self, inputs: Tensors, schedule: Schedule, start_step: int) -> np.ndarray:
         side = self._vae_scale_factor
         shape = (self._latent_channels, scalar(inputs, "height") // side, scalar(inputs, "width") // side)
-        if "latents" in inputs:
-            return _of_shape("latents", inputs["latents"][0], shape)
+        if "start_latents" in inputs:
+            return _of_shape("start_latents", inputs["start_latents"][0], shape)
         noise = gaussian(scalar(inputs, "seed"), shape)
         if "image_latents" in inputs:
             return schedule.start_from_image(
@@ -158,8 +158,8 @@ def _call_unet(
     timestep: np.ndarray,
     encoder_hidden_states: np.ndarray,
 ) -> np.ndarray:
-    """The UNet contract of ``diffusion.denoiser``, served by another model."""
-    inputs = dict(zip(_UNET_INPUTS, (sample, timestep, encoder_hidden_states), strict=True))
+    """The UNet contract of ``diffusion.denoiser``, served by another model; Triton wants timesteps as [b, 1]."""
+    inputs = dict(zip(_UNET_INPUTS, (sample, timestep[:, None], encoder_hidden_states), strict=True))
     return transport.call(unet, inputs, ["noise_pred"], timeout_s)["noise_pred"]
 
 
@@ -180,6 +180,7 @@ def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
             "captured_latents": np.stack(captured)[None] if captured else none[None],
             "timings_ns": np.array([times], np.int64),
             "progress": _progress(trajectory.step, len(trajectory.schedule)),
+            "steps_run": np.array([[denoised.steps_run]], np.int32),
         },
     )
 

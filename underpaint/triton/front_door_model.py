@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from underpaint.deployment import Deployment
-from underpaint.errors import InvalidArgument
+from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.front_door.door import DoorLimits, FrontDoor
 from underpaint.front_door.outcome import Reply
 from underpaint.images import to_base64, to_png
@@ -22,8 +22,11 @@ from underpaint.triton.tensors import Tensors, inputs_of, parameters_of, scalar,
 
 _INPUTS = frozenset(f.name for f in input_fields())
 # What Triton's own endpoints put among the parameters of a request.
-_TRITONS_OWN = frozenset({"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
-_MAX_CALLS = 31
+_TRITONS_OWN = frozenset(
+    {"id", "binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
+)
+# More than the door's concurrency, since calls to a process that died are lost with their threads.
+_MAX_CALLS = 96
 
 
 class FrontDoorModel:
@@ -37,7 +40,7 @@ class FrontDoorModel:
         self._thread.start()
         deployment = Deployment.load(model.folder)
         self._door = asyncio.run_coroutine_threadsafe(_open(deployment, self._transport), self._loop).result()
-        self._watch = asyncio.run_coroutine_threadsafe(self._door.watch(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._door.watch(), self._loop)
         self._operations: dict[str, Callable[[Any, Any], Coroutine[Any, Any, None]]] = {
             "run": self._run,
             "cancel": self._cancel,
@@ -50,7 +53,7 @@ class FrontDoorModel:
             asyncio.run_coroutine_threadsafe(self._guarded(request, sender), self._loop)
 
     def finalize(self) -> None:
-        self._watch.cancel()
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(timeout=5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=2.0)
         self._transport.close()
@@ -73,10 +76,19 @@ class FrontDoorModel:
         self._send(sender, {"outcome": strings(f'{{"cancelled": "{request_id}"}}')})
 
     async def _heartbeat(self, request: Any, sender: Any) -> None:
+        if self._transport.exhausted:
+            raise Unavailable("too many calls to other models were never answered; this model must be restarted")
         self._send(sender, {"outcome": strings(f'{{"in_flight": {self._door.in_flight}}}')})
 
     def _send(self, sender: Any, tensors: Tensors) -> None:
         raise NotImplementedError
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _open(deployment: Deployment, transport: BlsTransport) -> FrontDoor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from typing import Any
 
@@ -37,9 +38,10 @@ def from_triton_error(model: str, error: Any) -> UnderpaintError:
     """The error of a call to another model, its status kept."""
     code = error.code()
     status = next((s for s in _STATUSES if getattr(pb_utils.TritonError, s, None) == code), "INTERNAL")
-    return from_status(status, _without_prefix(error.message(), model))
+    message = re.sub(r"^in ensemble '[^']*', ", "", error.message())
+    return from_status(status, message if model in message or _is_ours(message) else f"{model}: {message}")
 
 
-def _without_prefix(message: str, model: str) -> str:
-    """Our own errors come back word for word; Triton's name the model that they come from."""
-    return message if ": got " in message or model in message else f"{model}: {message}"
+def _is_ours(message: str) -> bool:
+    """Whether an error says by itself what it is about (see ``InvalidArgument.of``)."""
+    return "; allowed: " in message

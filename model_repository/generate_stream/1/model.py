@@ -1,0 +1,5 @@
+"""See ``underpaint.triton.generate_stream_model``."""
+
+from underpaint.triton.generate_stream_model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

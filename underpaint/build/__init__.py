@@ -1,0 +1,1 @@
+"""How a family becomes a model repository: recipes, training, export, rendering."""

@@ -1,0 +1,256 @@
+"""From a recipe and its components to what tritonserver loads: every config.pbtxt, every model.py, every ensemble.
+
+The components' version directories hold the graph and, beside it, the config.json of the diffusers or transformers
+class that it was exported from; shapes are read from there, so that a recipe cannot contradict its weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from underpaint.build.recipes import FamilyRecipe, VariantRecipe
+from underpaint.deployment import FILE_NAME, Deployment, Variant
+from underpaint.diffusion.schedulers import scheduler_names
+from underpaint.requests import input_fields
+from underpaint.triton import model_config as mc
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+ENSEMBLES = _CHECKOUT / "ensembles"
+FAMILIES = _CHECKOUT / "build" / "families"
+PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
+
+_TOKEN_MARKERS = 2  # begin and end of text
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a variant's components say of themselves."""
+
+    latent_channels: int
+    vae_scale_factor: int
+    sequence_length: int
+    hidden_size: int
+
+    @classmethod
+    def read(cls, repository: Path, variant: str) -> Shapes:
+        unet = _config_json(repository, f"{variant}_unet")
+        vae = _config_json(repository, f"{variant}_vae_decoder")
+        text_encoder = _config_json(repository, f"{variant}_text_encoder")
+        return cls(
+            latent_channels=unet["in_channels"],
+            vae_scale_factor=2 ** (len(vae["decoder_block_out_channels"]) - 1),
+            sequence_length=text_encoder["max_position_embeddings"],
+            hidden_size=text_encoder["hidden_size"],
+        )
+
+
+def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
+    """Every file that is written rather than trained, relative to ``repository``, with its text."""
+    files: dict[Path, str] = {}
+    shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
+    configs = [_tokenizer(recipe, min(s.sequence_length for s in shapes.values())), *_front_doors()]
+    for variant in recipe.variants:
+        configs += _variant(recipe, variant, shapes[variant.name])
+    for config in configs:
+        files[Path(config.name) / "config.pbtxt"] = mc.to_text(config)
+        if config.backend == "python":
+            files[Path(config.name) / "1" / "model.py"] = _model_py(config.name)
+    for pipeline, suffix in PIPELINES.items():
+        for variant in recipe.variants:
+            folder = Path(variant.name + suffix)
+            files[folder / "config.pbtxt"] = _ensemble(pipeline, recipe, variant, shapes[variant.name])
+            files[folder / "1" / ".gitkeep"] = ""  # Triton wants a version directory, git no empty one
+    deployment = _deployment(recipe, repository, shapes).to_json()
+    for door in ("generate", "generate_stream"):
+        files[Path(door) / "1" / FILE_NAME] = deployment
+    return files
+
+
+def write(files: dict[Path, str], repository: Path) -> None:
+    for name, text in files.items():
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+# The models of a variant ----------------------------------------------------------------------------------------
+
+
+def _variant(recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> list[mc.ModelConfig]:
+    return [
+        _text_encoder(variant, shapes),
+        _unet(variant, shapes),
+        _denoiser(variant, shapes),
+        _vae_encoder(variant, shapes),
+        _vae_decoder(variant, shapes),
+    ]
+
+
+def _text_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
+    inputs = [mc.model_input("input_ids", "INT32", [shapes.sequence_length])]
+    outputs = [mc.model_output("last_hidden_state", "FP32", _embeds(shapes))]
+    return mc.onnx_model(f"{variant.name}_text_encoder", inputs, outputs, max_batch_size=variant.max_rows)
+
+
+def _unet(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
+    width, height = variant.sizes[0]
+    latents = _latents(shapes, height // shapes.vae_scale_factor, width // shapes.vae_scale_factor)
+    inputs = [
+        mc.model_input("sample", "FP32", latents if len(variant.sizes) == 1 else _latents(shapes)),
+        mc.scalar_per_row("timestep", "FP32"),
+        mc.model_input("encoder_hidden_states", "FP32", _embeds(shapes)),
+    ]
+    outputs = [mc.model_output("noise_pred", "FP32", inputs[0].dims)]
+    return mc.onnx_model(
+        f"{variant.name}_unet", inputs, outputs, variant.max_rows, variant.unet_instances, variant.unet_threads
+    )
+
+
+def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
+    inputs = [
+        mc.model_input("op", "STRING", [1], optional=True),
+        mc.model_input("prompt_embeds", "FP32", _embeds(shapes), optional=True),
+        mc.model_input("negative_prompt_embeds", "FP32", _embeds(shapes), optional=True),
+        mc.model_input("seed", "INT64", [1], optional=True),
+        mc.model_input("num_inference_steps", "INT32", [1], optional=True),
+        mc.model_input("guidance_scale", "FP32", [1], optional=True),
+        mc.model_input("scheduler", "STRING", [1], optional=True),
+        mc.model_input("height", "INT32", [1], optional=True),
+        mc.model_input("width", "INT32", [1], optional=True),
+        mc.model_input("start_step", "INT32", [1], optional=True),
+        mc.model_input("image_latents", "FP32", _latents(shapes), optional=True),
+        mc.model_input("start_latents", "FP32", _latents(shapes), optional=True),
+        mc.model_input("capture_steps", "INT32", [-1], optional=True),
+    ]
+    outputs = [
+        mc.model_output("latents", "FP32", _latents(shapes)),
+        mc.model_output("captured_latents", "FP32", [-1, *_latents(shapes)]),
+        mc.model_output("timings_ns", "INT64", [3]),
+        mc.model_output("progress", "INT32", [2]),
+        mc.model_output("steps_run", "INT32", [1]),
+    ]
+    parameters = {
+        "heartbeat": "true",
+        "unet": f"{variant.name}_unet",
+        "unet_timeout_s": variant.unet_timeout_s,
+        "max_rows": variant.max_rows,
+        "stacks_in_flight": variant.unet_instances,
+        "latent_channels": shapes.latent_channels,
+        "vae_scale_factor": shapes.vae_scale_factor,
+    }
+    return mc.python_model(f"{variant.name}_denoiser", inputs, outputs, max_batch_size=1, parameters=parameters)
+
+
+def _vae_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
+    inputs = [mc.model_input("image", "UINT8", _pixels(variant))]
+    outputs = [mc.model_output("latents", "FP32", _latents(shapes))]
+    return mc.onnx_model(f"{variant.name}_vae_encoder", inputs, outputs, max_batch_size=8)
+
+
+def _vae_decoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
+    width, height = variant.sizes[0]
+    side = shapes.vae_scale_factor
+    dims = _latents(shapes, height // side, width // side) if len(variant.sizes) == 1 else _latents(shapes)
+    inputs = [mc.model_input("latents", "FP32", dims)]
+    outputs = [mc.model_output("image", "UINT8", [-1, -1, 3])]
+    return mc.onnx_model(f"{variant.name}_vae_decoder", inputs, outputs, max_batch_size=8)
+
+
+def _ensemble(pipeline: str, recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> str:
+    template = (ENSEMBLES / f"{pipeline}.pbtxt").read_text()
+    values = {"family": recipe.name, "variant": variant.name, "latent_channels": shapes.latent_channels}
+    return mc.to_text(mc.ensemble(template, values))
+
+
+# The models of a family, and of the server ----------------------------------------------------------------------
+
+
+def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
+    inputs = [mc.model_input("prompt", "STRING", [1]), mc.model_input("negative_prompt", "STRING", [1])]
+    outputs = [
+        mc.model_output("input_ids", "INT32", [sequence_length]),
+        mc.model_output("negative_input_ids", "INT32", [sequence_length]),
+        mc.model_output("prompt_tokens", "INT32", [1]),
+    ]
+    return mc.python_model(f"{recipe.name}_tokenizer", inputs, outputs, max_batch_size=1)
+
+
+def _front_doors() -> list[mc.ModelConfig]:
+    inputs = [mc.model_input("op", "STRING", [1], optional=True)]
+    inputs += [mc.model_input(f.name, f.metadata["dtype"], [1], optional=True) for f in input_fields()]
+    outputs = [
+        mc.model_output("image", "UINT8", [-1, -1, 3]),
+        mc.model_output("png", "STRING", [1]),
+        mc.model_output("outcome", "STRING", [1]),
+    ]
+    progress = mc.model_output("progress", "INT32", [2])
+    heartbeat = {"heartbeat": "true"}
+    return [
+        mc.python_model("generate", inputs, outputs, parameters=heartbeat),
+        mc.python_model("generate_stream", inputs, [*outputs, progress], decoupled=True, parameters=heartbeat),
+    ]
+
+
+_ADAPTERS = {
+    "_tokenizer": "tokenizer_model",
+    "_denoiser": "denoiser_model",
+    "generate_stream": "generate_stream_model",
+    "generate": "generate_model",
+}
+
+# What Triton imports; all there is to it lives in the package.
+_MODEL_PY = '''"""See ``underpaint.triton.{module}``."""
+
+from underpaint.triton.{module} import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+def _model_py(name: str) -> str:
+    module = next(module for suffix, module in _ADAPTERS.items() if name.endswith(suffix))
+    return _MODEL_PY.format(module=module)
+
+
+def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes]) -> Deployment:
+    variants = {
+        v.name: Variant(
+            name=v.name,
+            num_inference_steps=v.num_inference_steps,
+            max_inference_steps=v.max_inference_steps,
+            guidance_scale=v.guidance_scale,
+            max_guidance_scale=v.max_guidance_scale,
+            sizes=v.sizes,
+            schedulers=scheduler_names(_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
+            prompt_tokens=shapes[v.name].sequence_length - _TOKEN_MARKERS,
+        )
+        for v in recipe.variants
+    }
+    return Deployment(recipe.name, variants, recipe.small, recipe.large)
+
+
+# Shapes ---------------------------------------------------------------------------------------------------------
+
+
+def _embeds(shapes: Shapes) -> list[int]:
+    return [shapes.sequence_length, shapes.hidden_size]
+
+
+def _latents(shapes: Shapes, height: int = -1, width: int = -1) -> list[int]:
+    return [shapes.latent_channels, height, width]
+
+
+def _pixels(variant: VariantRecipe) -> list[int]:
+    width, height = variant.sizes[0]
+    return [height, width, 3] if len(variant.sizes) == 1 else [-1, -1, 3]
+
+
+def _config_json(repository: Path, model: str) -> dict[str, Any]:
+    return _json(repository / model / "1" / "config.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
