@@ -26,9 +26,7 @@ def our_path(raw: dict, steps: int, noise: np.ndarray, name: str | None = None) 
     schedule = scheduler.schedule(steps)
     x, path = schedule.start_from_noise(noise)[None], []
     for i in range(steps):
-        x, _ = step(
-            prediction.by_name(scheduler.prediction_type), [(schedule, i)], x, model(x, schedule.timesteps[i])
-        )
+        x, _ = step(prediction.by_name(scheduler.prediction_type), [(schedule, i)], x, model(x, schedule.timesteps[i]))
         path.append(x[0])
     return path
 
@@ -86,9 +84,7 @@ def test_euler_equals_diffusers(steps: int, spacing: str, prediction_type: str, 
         output = torch.from_numpy(model(theirs.scale_model_input(x, t).numpy(), float(t)))
         x = theirs.step(output, t, x).prev_sample
         in_our_coordinates = x / (theirs.sigmas[i + 1] ** 2 + 1) ** 0.5
-        np.testing.assert_allclose(
-            mine, in_our_coordinates.numpy(), rtol=1e-4, atol=2e-3 if zero_snr else 2e-4
-        )
+        np.testing.assert_allclose(mine, in_our_coordinates.numpy(), rtol=1e-4, atol=2e-3 if zero_snr else 2e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 28, 50])
@@ -121,9 +117,7 @@ def test_a_ddim_model_also_runs_under_euler_on_its_own_configuration() -> None:
         load_scheduler(raw, "flow_match_euler")
 
 
-@pytest.mark.parametrize(
-    "option", ["clip_sample", "thresholding", "use_karras_sigmas", "use_dynamic_shifting"]
-)
+@pytest.mark.parametrize("option", ["clip_sample", "thresholding", "use_karras_sigmas", "use_dynamic_shifting"])
 def test_an_option_that_would_change_the_image_is_refused(option: str) -> None:
     with pytest.raises(Unsupported, match=option):
         load_scheduler({"_class_name": "DDIMScheduler", option: True})

@@ -12,7 +12,7 @@ from underpaint.front_door.transport import Tensors, Transport
 from underpaint.policies import Plan
 from underpaint.requests import GenerateRequest
 
-_OUTPUTS = ("image", "prompt_tokens", "timings_ns", "progress")
+_OUTPUTS = ("image", "prompt_tokens", "timings_ns", "steps_run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ async def paint(
     return Painting(
         image=outputs["image"][0],
         prompt_tokens=int(outputs["prompt_tokens"].item()),
-        steps_run=int(outputs["progress"].reshape(-1)[0]),
+        steps_run=int(outputs["steps_run"].item()),
         called_ns=called_ns,
         arrived_ns=arrived_ns,
         started_ns=started_ns,
