@@ -1,0 +1,160 @@
+"""From checkpoints to version directories, each a diffusers or transformers folder and a Triton version.
+
+    <variant>_unet/1/            config.json, diffusion_pytorch_model.safetensors, model.onnx
+    <variant>_text_encoder/1/    config.json, model.safetensors, model.onnx
+    <variant>_vae_encoder/1/     the whole AutoencoderTiny and the graph of its encoder
+    <variant>_vae_decoder/1/     the whole AutoencoderTiny and the graph of its decoder
+    <variant>_denoiser/1/        scheduler_config.json
+    tiny_tokenizer/1/            written by `tokenizer`
+
+Weights exist once, as float16 in the safetensors file; `model.onnx` points into it (see `onnx_graph`).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel
+
+from underpaint.build.tiny import checkpoints
+from underpaint.build.tiny.architectures import (
+    TOKENS,
+    VariantShape,
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+)
+from underpaint.build.tiny.data import denormalise, normalise
+from underpaint.build.tiny.onnx_graph import write_graph
+from underpaint.build.tiny.scenes import SIDE
+from underpaint.build.tiny.tokenizer import load_tokenizer
+
+log = logging.getLogger(__name__)
+
+EXAMPLE_BATCH = 2  # the exporter takes a batch of one for a constant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The networks of one variant, float32."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    autoencoder: AutoencoderTiny
+
+
+class UNetGraph(nn.Module):
+    """sample [B, C, h, w], timestep [B], encoder_hidden_states [B, 24, D] to noise_pred [B, C, h, w]."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.weights = unet
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return self.weights(sample, timestep, states, return_dict=False)[0]
+
+
+class TextEncoderGraph(nn.Module):
+    """input_ids int32 [B, 24] to last_hidden_state [B, 24, D]."""
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.weights = text_encoder
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.weights(input_ids.long()).last_hidden_state
+
+
+class EncoderGraph(nn.Module):
+    """image uint8 [B, 64, 64, 3] to scaled latents [B, C, h, w]."""
+
+    def __init__(self, autoencoder: AutoencoderTiny) -> None:
+        super().__init__()
+        self.weights = autoencoder
+        self.scaling_factor = autoencoder.config.scaling_factor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.weights.encoder(normalise(image)) * self.scaling_factor
+
+
+class DecoderGraph(nn.Module):
+    """Scaled latents [B, C, h, w] to image uint8 [B, 64, 64, 3]."""
+
+    def __init__(self, autoencoder: AutoencoderTiny) -> None:
+        super().__init__()
+        self.weights = autoencoder
+        self.scaling_factor = autoencoder.config.scaling_factor
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return denormalise(self.weights.decoder(latents / self.scaling_factor))
+
+
+def tokenizer_folder(repository: Path) -> Path:
+    return repository / "tiny_tokenizer" / "1"
+
+
+def version_folder(repository: Path, shape: VariantShape, component: str) -> Path:
+    return repository / f"{shape.name}_{component}" / "1"
+
+
+def load_checkpoints(shape: VariantShape, out: Path, vocabulary: int) -> Variant:
+    """The averaged weights of a training run; parts that have no checkpoint keep random weights."""
+    torch.manual_seed(0)
+    unet, text_encoder = build_unet(shape), build_text_encoder(shape, vocabulary, vocabulary - 1)
+    saved = checkpoints.load(out / f"{shape.name}.pt")
+    if saved is None:
+        log.warning("%s: no checkpoint in %s, exporting random weights", shape.name, out)
+    else:
+        nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).load_state_dict(saved["average"])
+    trained = out / f"{shape.name}_autoencoder"
+    if not trained.exists():
+        log.warning("%s: no autoencoder in %s, exporting random weights", shape.name, out)
+        return Variant(unet, text_encoder, build_autoencoder(shape.autoencoder))
+    return Variant(unet, text_encoder, AutoencoderTiny.from_pretrained(trained))
+
+
+def export_variant(shape: VariantShape, out: Path, repository: Path) -> None:
+    """Write every component of a variant; the tokenizer must be there already."""
+    vocabulary = len(load_tokenizer(tokenizer_folder(repository)))
+    write_variant(shape, load_checkpoints(shape, out, vocabulary), repository)
+
+
+def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> None:
+    width, latents = shape.text_width, _example_latents(shape)
+    states, ids = torch.randn(EXAMPLE_BATCH, TOKENS, width), torch.ones(EXAMPLE_BATCH, TOKENS).int()
+    image = torch.randint(256, (EXAMPLE_BATCH, SIDE, SIDE, 3)).to(torch.uint8)
+    timestep = torch.tensor([999.0, 500.0])
+
+    def write(component: str, model: Any, graph: type[nn.Module], inputs: dict[str, Any], output: str) -> None:
+        folder = version_folder(repository, shape, component)
+        stored = _store_in_half(model, folder)
+        write_graph(folder, graph(stored).eval(), inputs, output)
+
+    denoising = {"sample": latents, "timestep": timestep, "encoder_hidden_states": states}
+    write("unet", variant.unet, UNetGraph, denoising, "noise_pred")
+    write("text_encoder", variant.text_encoder, TextEncoderGraph, {"input_ids": ids}, "last_hidden_state")
+    write("vae_encoder", variant.autoencoder, EncoderGraph, {"image": image}, "latents")
+    write("vae_decoder", variant.autoencoder, DecoderGraph, {"latents": latents}, "image")
+    build_scheduler(shape).save_pretrained(version_folder(repository, shape, "denoiser"))
+
+
+def _store_in_half(model: Any, folder: Path) -> Any:
+    """Write the weights as float16 and read them back as float32: what every reader of the folder gets."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
+    model.half().save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner alone; a server may run as somebody else
+    return type(model).from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+def _example_latents(shape: VariantShape) -> torch.Tensor:
+    side = shape.autoencoder.latent_side
+    return torch.randn(EXAMPLE_BATCH, shape.autoencoder.latent_channels, side, side)

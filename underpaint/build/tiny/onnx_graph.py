@@ -1,0 +1,158 @@
+"""torch to ONNX, with the weights left where they are: in the safetensors file beside the graph.
+
+Every initializer becomes external data (ONNX's own mechanism) at the tensor's place in the safetensors file,
+float16, followed by a Cast to float32. onnxruntime folds the casts when it loads, so it computes in float32
+with exactly the weights that diffusers or transformers read from the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxscript.optimizer
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+OPSET = 20
+WEIGHTS_PREFIX = "weights."  # the graph modules hold their model under this name
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor's bytes lie in its safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def write_graph(folder: Path, module: nn.Module, inputs: dict[str, torch.Tensor], output: str) -> None:
+    """Write `folder/model.onnx`, whose weights are those of the safetensors file in `folder`."""
+    model = trace(module, inputs, output)
+    weights = next(folder.glob("*.safetensors"))
+    model = point_into(model, weights)
+    _remove_traces(model)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path)  # by path, since it follows the references
+
+
+def trace(module: nn.Module, inputs: dict[str, torch.Tensor], output: str) -> onnx.ModelProto:
+    """The graph with named inputs and output and a free batch axis, weights inside."""
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    return program.model_proto
+
+
+def stored_tensors(weights: Path) -> dict[str, StoredTensor]:
+    """Read the header of a safetensors file: its length (8 bytes), then JSON; offsets count from its end."""
+    with weights.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(
+            entry["dtype"],
+            tuple(entry["shape"]),
+            offset=8 + length + entry["data_offsets"][0],
+            length=entry["data_offsets"][1] - entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+
+
+def point_into(model: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
+    """The graph with every initializer that the safetensors file holds as a reference and a Cast.
+
+    While the rest is simplified the weights stand as graph inputs, so that none of them can be folded into
+    a transposed or reshaped copy.
+    """
+    stored = stored_tensors(weights)
+    references = _cut_out_weights(model.graph, stored, weights.name)
+    with _quiet():
+        simplified = onnxscript.optimizer.optimize(model)
+    used = {name for node in simplified.graph.node for name in node.input}
+    inputs = [value for value in simplified.graph.input if value.name not in references]
+    del simplified.graph.input[:]
+    simplified.graph.input.extend(inputs)
+    simplified.graph.initializer.extend(ref for name, ref in references.items() if name in used)
+    return simplified
+
+
+def _cut_out_weights(graph: onnx.GraphProto, stored: dict[str, StoredTensor], location: str) -> dict[str, TensorProto]:
+    """Turn stored initializers into float16 graph inputs and casts; return the references to put in place."""
+    references, casts, kept = {}, [], []
+    for initializer in graph.initializer:
+        name = initializer.name
+        tensor = stored.get(name.removeprefix(WEIGHTS_PREFIX))
+        if tensor is None:
+            kept.append(initializer)
+            continue
+        if tensor.dtype != "F16" or tensor.shape != tuple(initializer.dims):
+            raise ValueError(f"{name} is {list(initializer.dims)} in the graph but {tensor} in {location}")
+        half = f"{name}_float16"
+        references[half] = _external(half, tensor, location)
+        casts.append(helper.make_node("Cast", [half], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
+        graph.input.append(helper.make_tensor_value_info(half, TensorProto.FLOAT16, tensor.shape))
+    nodes = [*casts, *graph.node]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    return references
+
+
+def _external(name: str, tensor: StoredTensor, location: str) -> TensorProto:
+    proto = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=tensor.shape)
+    proto.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.length)):
+        proto.external_data.add(key=key, value=str(value))
+    return proto
+
+
+def _remove_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: stack traces, which hold paths of the machine, and intermediate shapes."""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.metadata_props[:], graph.value_info[:]
+    for item in [*graph.node, *graph.initializer, *graph.input, *graph.output]:
+        item.doc_string = ""
+        del item.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporter and optimizer tell of every stage and node, and warn of things that do not concern us."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
