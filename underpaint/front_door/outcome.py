@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,13 @@ class Outcome:
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Outcome:
+        """What :meth:`to_json` wrote. Names that a newer server added are left out."""
+        raw = json.loads(text)
+        timings = Timings(**_known(Timings, raw["timings_ms"]))
+        return cls(**{**_known(cls, raw), "timings_ms": timings, "warnings": tuple(raw["warnings"])})
+
     def metadata(self) -> dict[str, Any]:
         """What a PNG should say of itself: enough to paint it again, without the measurements."""
         report = asdict(self)
@@ -61,3 +69,7 @@ class Reply:
 
     image: np.ndarray
     outcome: Outcome
+
+
+def _known(cls: type[Outcome | Timings], raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
