@@ -1,0 +1,100 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from underpaint.build.tiny.architectures import (
+    TINY_L,
+    TINY_S,
+    VARIANTS,
+    AutoencoderShape,
+    VariantShape,
+    build_scheduler,
+)
+from underpaint.build.tiny.data import Corpus, denormalise, normalise, pixels
+from underpaint.build.tiny.loop import Budget, Recipe, train
+from underpaint.build.tiny.scenes import stream
+from underpaint.build.tiny.train_autoencoder import AutoencoderTask
+from underpaint.build.tiny.train_variant import VariantTask, corrupt_flow, corrupt_v
+
+MICRO = AutoencoderShape(4, 8, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1))
+VOCABULARY = 40
+
+
+def micro_variant(shape: VariantShape) -> VariantShape:
+    levels = len(shape.unet_channels)
+    return dataclasses.replace(shape, autoencoder=MICRO, unet_channels=(16,) * levels, text_width=16)
+
+
+def micro_task(shape: VariantShape) -> VariantTask:
+    generator = torch.Generator().manual_seed(1)
+    corpus = Corpus(
+        latents=torch.randn(64, 4, 16, 16, generator=generator).half(),
+        ids=torch.randint(VOCABULARY, (64, 4, 24), generator=generator).short(),
+        empty_ids=torch.full((24,), VOCABULARY - 1).short(),
+    )
+    return VariantTask(micro_variant(shape), corpus, VOCABULARY, batch=4)
+
+
+def recipe(steps: int) -> Recipe:
+    """A schedule that does not know where it will be interrupted: no decay before the last step."""
+    return Recipe(Budget(steps=steps), decay_share=1e-6, warmup_steps=2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    whole = train(micro_task(VARIANTS[name]), recipe(4), tmp_path / "whole.pt")
+    train(micro_task(VARIANTS[name]), recipe(2), tmp_path / "parts.pt")
+    resumed = train(micro_task(VARIANTS[name]), recipe(4), tmp_path / "parts.pt")
+    assert resumed.progress.step == 4
+    assert_same(whole.average, resumed.average)
+
+
+def test_a_resumed_autoencoder_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = train(AutoencoderTask(MICRO, batch=2), recipe(4), tmp_path / "whole.pt")
+    train(AutoencoderTask(MICRO, batch=2), recipe(2), tmp_path / "parts.pt")
+    resumed = train(AutoencoderTask(MICRO, batch=2), recipe(4), tmp_path / "parts.pt")
+    assert_same(whole.average, resumed.average)
+
+
+def test_fresh_ignores_the_checkpoint(tmp_path: Path) -> None:
+    train(AutoencoderTask(MICRO, batch=2), recipe(2), tmp_path / "run.pt")
+    again = train(AutoencoderTask(MICRO, batch=2), recipe(1), tmp_path / "run.pt", fresh=True)
+    assert again.progress.step == 1
+
+
+def test_the_rate_warms_up_and_decays_to_zero() -> None:
+    schedule = Recipe(Budget(minutes=10), learning_rate=1.0, warmup_steps=10, decay_share=0.4)
+    assert schedule.rate(0, 0.0) == pytest.approx(0.1)
+    assert schedule.rate(50, 0.5) == 1.0
+    assert schedule.rate(90, 0.8) == pytest.approx(0.5)
+    assert schedule.rate(99, 1.0) == pytest.approx(0.0)
+
+
+def test_targets_give_back_the_latents() -> None:
+    """With a perfect answer both parametrisations lead back to the clean latents."""
+    latents, noise, times = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0.1, 0.5, 0.9])
+    flow = corrupt_flow(latents, noise, times)
+    torch.testing.assert_close(flow.sample - times.view(-1, 1, 1, 1) * flow.target, latents)
+    alphas_cumprod = build_scheduler(TINY_L).alphas_cumprod
+    v = corrupt_v(latents, noise, times, alphas_cumprod)
+    alpha = alphas_cumprod[v.timestep.long()].view(-1, 1, 1, 1)
+    restored = alpha.sqrt() * v.sample - (1 - alpha).sqrt() * v.target
+    torch.testing.assert_close(restored, latents, rtol=1e-4, atol=1e-5)
+
+
+def test_the_schedule_ends_in_pure_noise() -> None:
+    assert build_scheduler(TINY_L).alphas_cumprod[-1] == 0
+    assert build_scheduler(TINY_S).sigmas[0] == 1
+
+
+def test_pixels_survive_normalisation() -> None:
+    images = pixels(stream(1, 4))
+    assert torch.equal(denormalise(normalise(images)), images)
+
+
+def assert_same(one: nn.Module, other: nn.Module) -> None:
+    for (name, left), right in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
