@@ -1,0 +1,62 @@
+"""The command lines: of our tritonserver, and of the same server in NVIDIA's container."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from underpaint.server.options import ServerOptions
+
+CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-py3"
+
+
+def tritonserver_arguments(options: ServerOptions, models: Sequence[str] = ()) -> list[str]:
+    """The flags that hold wherever the server runs; ``models`` are loaded at start (none: by the launcher)."""
+    return [
+        f"--model-repository={options.model_repository}",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        *(f"--load-model={model}" for model in models),
+        f"--http-port={options.http_port}",
+        f"--grpc-port={options.grpc_port}",
+        f"--metrics-port={options.metrics_port}",
+        f"--log-verbose={int(options.log_verbose)}",
+        f"--cache-config=local,size={options.response_cache_bytes}",
+        f"--backend-config=python,shm-default-byte-size={options.shm_initial_bytes}",
+        f"--backend-config=python,shm-growth-byte-size={options.shm_growth_bytes}",
+        f"--backend-config=python,thread-pool-size={options.bls_threads}",
+    ]
+
+
+def embedded_arguments(options: ServerOptions, runtime: Path, shm_prefix: str) -> list[str]:
+    """The flags of the embedded server: those above, its address, and the folders that ``runtime.lay_out`` filled."""
+    return [
+        *tritonserver_arguments(options),
+        f"--http-address={options.host}",
+        f"--grpc-address={options.host}",
+        f"--metrics-address={options.host}",
+        f"--exit-timeout-secs={max(1, int(options.stop_grace_s))}",
+        f"--backend-directory={runtime / 'backends'}",
+        f"--cache-directory={runtime / 'caches'}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+    ]
+
+
+def native_line(options: ServerOptions, models: Sequence[str]) -> str:
+    """What to type where tritonserver is installed, with its onnxruntime and python backends."""
+    return _line(["tritonserver", *tritonserver_arguments(options, models)])
+
+
+def container_line(options: ServerOptions, models: Sequence[str]) -> str:
+    """What to type to serve the same repository in the stock container."""
+    inside = ServerOptions(Path("/models"), load_models=options.load_models, log_verbose=options.log_verbose)
+    serve = "pip install 'underpaint[serve]' && exec " + native_line(inside, models)
+    published = [f"-p{options.host}:{port}:{inside.ports[name]}" for name, port in options.ports.items()]
+    repository = options.model_repository.resolve()
+    flags = ["--rm", "-it", "--gpus=all", "--shm-size=1g", *published, f"-v{repository}:/models:ro"]
+    return _line(["docker", "run", *flags, CONTAINER, "bash", "-c", serve])
+
+
+def _line(words: Sequence[str]) -> str:
+    return shlex.join(words)

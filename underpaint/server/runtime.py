@@ -1,0 +1,116 @@
+"""Where tritonserver and its backends lie, and the private folder and environment that a server runs in.
+
+The ``nvidia-pytriton`` wheel brings tritonserver, its libraries, the python backend with one stub per Python version,
+and the local response cache. Triton wants them laid out as a backend and a cache directory.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_ONNXRUNTIME_MODEL = "from underpaint.triton.onnxruntime_backend import TritonPythonModel  # noqa: F401\n"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The files that an embedded server is made of. They need not exist: ``preflight`` checks them."""
+
+    tritonserver: Path
+    libraries: Path
+    python_backend: Path
+    stub: Path
+    caches: Path
+    libpython: Path | None
+
+    @classmethod
+    def locate(cls) -> Installation | None:
+        """The installed wheel's files for this interpreter; None where the wheel is not installed."""
+        spec = importlib.util.find_spec("pytriton")
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        package = Path(next(iter(spec.submodule_search_locations)))
+        root = package / "tritonserver"
+        return cls(
+            tritonserver=root / "bin" / "tritonserver",
+            libraries=package.parent / "nvidia_pytriton.libs",
+            python_backend=root / "backends" / "python",
+            stub=root / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub",
+            caches=root / "caches",
+            libpython=find_libpython(),
+        )
+
+
+def libpython_name() -> str:
+    """File name of the shared library that the stub is linked against."""
+    return f"libpython{_PYTHON}.so.1.0"
+
+
+def find_libpython() -> Path | None:
+    """The running interpreter's shared library; None where this Python was built without one."""
+    candidates = (folder / libpython_name() for folder in _library_folders())
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _library_folders() -> Iterator[Path]:
+    yield Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    yield Path(sys.base_prefix) / "lib"
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    yield from (Path(root) / multiarch for root in ("/usr/lib", "/lib") if multiarch)
+    yield from (Path("/usr/lib64"), Path("/usr/local/lib"))
+
+
+def lay_out(installation: Installation, folder: Path) -> None:
+    """Fill ``folder`` with what tritonserver looks for: ``backends/``, ``caches/`` and ``lib/``, all symbolic links."""
+    assert installation.libpython is not None, "preflight checks it"
+    python = folder / "backends" / "python"
+    _link_all([*_visible(installation.python_backend), installation.stub], python)
+    _link_all(_visible(installation.caches), folder / "caches")
+    # Only libpython: the rest of its folder (a conda environment's, say) must not shadow other libraries.
+    _link_all([installation.libpython], folder / "lib")
+    onnxruntime = folder / "backends" / "onnxruntime"
+    onnxruntime.mkdir()
+    (onnxruntime / "model.py").write_text(_ONNXRUNTIME_MODEL)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != "__pycache__"]
+
+
+def _link_all(paths: Iterable[Path], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for path in paths:
+        (folder / path.name).symlink_to(path)
+
+
+def environment(installation: Installation, folder: Path, base: Mapping[str, str]) -> dict[str, str]:
+    """The environment of tritonserver and its stubs: their libraries, and this interpreter's packages."""
+    libraries = [str(installation.libraries), str(folder / "lib"), base.get("LD_LIBRARY_PATH", "")]
+    return {
+        **base,
+        "LD_LIBRARY_PATH": _path(libraries),
+        # The stub embeds Python and finds its packages through the first python3 on PATH.
+        "PATH": _path([str(Path(sys.prefix) / "bin"), base.get("PATH", "")]),
+        "PYTHONPATH": _path([base.get("PYTHONPATH", ""), _checkout()]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _path(entries: Iterable[str]) -> str:
+    return os.pathsep.join(entry for entry in entries if entry)
+
+
+def _checkout() -> str:
+    """The folder that underpaint is imported from, where it runs without being installed."""
+    try:
+        importlib.metadata.distribution("underpaint")
+        return ""
+    except importlib.metadata.PackageNotFoundError:
+        return str(Path(__file__).resolve().parents[2])
