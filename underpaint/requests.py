@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -16,6 +17,7 @@ from underpaint.errors import InvalidArgument
 
 MAX_PROMPT_CHARACTERS = 4096
 MAX_SEED = 2**63 - 1
+MAX_DEADLINE_MS = 24 * 60 * 60 * 1000  # a day; much longer ones would not fit into int64 nanoseconds
 OUTPUT_FORMATS = ("tensor", "png", "none")
 
 
@@ -54,7 +56,7 @@ class GenerateRequest:
         _check_range("width", self.width, 1, None)
         _check_range("height", self.height, 1, None)
         _check_range("seed", self.seed, 0, MAX_SEED)
-        _check_range("deadline_ms", self.deadline_ms, 1, None)
+        _check_range("deadline_ms", self.deadline_ms, 1, MAX_DEADLINE_MS)
         _check_guidance(self.guidance_scale)
         if self.output_format not in OUTPUT_FORMATS:
             raise InvalidArgument.of("output_format", self.output_format, ", ".join(OUTPUT_FORMATS))
@@ -89,8 +91,9 @@ def _typed(declared: Field[Any], value: object) -> Any:
     wanted = python_type(declared)
     if isinstance(value, bytes):
         value = _decode(declared.name, value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if wanted is float and type(value) is int:
+        with suppress(OverflowError):  # beyond every float
+            value = float(value)
     if type(value) is not wanted:
         raise InvalidArgument.of(declared.name, value, {str: "a string", int: "an integer", float: "a number"}[wanted])
     return value
@@ -104,10 +107,20 @@ def _decode(name: str, value: bytes) -> str:
 
 
 def _check_prompt(name: str, value: str, required: bool) -> None:
+    if not _encodable(value):
+        raise InvalidArgument.of(name, value, "UTF-8 text (half a surrogate pair is not)")
     if required and not value.strip():
         raise InvalidArgument.of(name, value, "a text that is not empty")
     if len(value) > MAX_PROMPT_CHARACTERS:
         raise InvalidArgument.of(name, value, f"at most {MAX_PROMPT_CHARACTERS} characters")
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
