@@ -1,0 +1,191 @@
+"""The request refuses what cannot be served and names the field; what it accepts, it keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from underpaint.errors import InvalidArgument
+from underpaint.requests import (
+    MAX_DEADLINE_MS,
+    MAX_PROMPT_CHARACTERS,
+    MAX_SEED,
+    OUTPUT_FORMATS,
+    GenerateRequest,
+    input_fields,
+    python_type,
+)
+
+NAMES = [f.name for f in fields(GenerateRequest)]
+INTEGERS = ["num_inference_steps", "seed", "width", "height", "deadline_ms"]
+TEXTS = ["prompt", "negative_prompt", "scheduler", "variant", "policy", "output_format", "request_id"]
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+PROMPT = TEXT.filter(lambda text: text.strip())
+REQUEST_ID = st.from_regex(r"[A-Za-z0-9_.:@-]{1,128}", fullmatch=True)
+AT_LEAST_1 = st.integers(1, 2**31 - 1)
+
+IN_RANGE: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": PROMPT,
+    "negative_prompt": TEXT,
+    "num_inference_steps": AT_LEAST_1,
+    "guidance_scale": st.floats(0, 1e30),
+    "seed": st.integers(0, MAX_SEED),
+    "width": AT_LEAST_1,
+    "height": AT_LEAST_1,
+    "scheduler": TEXT,
+    "variant": TEXT,
+    "policy": TEXT,
+    "output_format": st.sampled_from(OUTPUT_FORMATS),
+    "request_id": REQUEST_ID,
+    "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
+}
+
+OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": st.text(" \t\n\r", max_size=5) | st.just("x" * (MAX_PROMPT_CHARACTERS + 1)),
+    "negative_prompt": st.just("x" * (MAX_PROMPT_CHARACTERS + 1)),
+    "num_inference_steps": st.integers(max_value=0),
+    "guidance_scale": st.floats(max_value=-1e-30) | st.sampled_from([math.nan, math.inf]) | st.integers(max_value=-1),
+    "seed": st.integers(max_value=-1) | st.integers(MAX_SEED + 1),
+    "width": st.integers(max_value=0),
+    "height": st.integers(max_value=0),
+    "output_format": TEXT.filter(lambda text: text not in OUTPUT_FORMATS),
+    "request_id": st.sampled_from(["", " ", "a b", 'a"b', "a\n", "x" * 129, "a/b"]),
+    "deadline_ms": st.integers(max_value=0) | st.integers(MAX_DEADLINE_MS + 1),
+}
+
+WRONG_TYPE: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(TEXTS, st.integers() | st.floats() | st.booleans() | st.lists(st.integers(), max_size=2)),
+    **dict.fromkeys(INTEGERS, st.floats() | st.booleans() | TEXT | TEXT.map(str.encode)),
+    "guidance_scale": st.booleans() | TEXT | st.lists(st.floats(), max_size=1),
+}
+
+
+def test_every_field_has_values_to_try() -> None:
+    assert set(IN_RANGE) == set(NAMES) == set(WRONG_TYPE)
+    unlimited = {"scheduler", "variant", "policy"}  # known to the deployment only
+    assert set(OUT_OF_RANGE) == set(NAMES) - unlimited
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.fixed_dictionaries({"prompt": PROMPT}, optional={n: s for n, s in IN_RANGE.items() if n != "prompt"}))
+def test_what_is_in_range_is_kept(raw: dict[str, Any]) -> None:
+    request = GenerateRequest.parse(raw)
+    assert {name: getattr(request, name) for name in raw} == raw
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(OUT_OF_RANGE)).flatmap(lambda name: st.tuples(st.just(name), OUT_OF_RANGE[name])))
+def test_what_is_out_of_range_is_refused_by_name(case: tuple[str, Any]) -> None:
+    name, value = case
+    with pytest.raises(InvalidArgument) as caught:
+        GenerateRequest.parse({"prompt": "a circle", name: value})
+    assert str(caught.value).startswith(f"{name}: got ")
+    assert "; allowed: " in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(NAMES).flatmap(lambda name: st.tuples(st.just(name), WRONG_TYPE[name])))
+def test_a_wrong_type_is_refused_by_name(case: tuple[str, Any]) -> None:
+    name, value = case
+    with pytest.raises(InvalidArgument, match=f"^{name}: got .*; allowed: (a string|an integer|a number)$"):
+        GenerateRequest.parse({"prompt": "a circle", name: value})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_bool_is_no_integer(name: str, flag: bool) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{name}: got {flag}; allowed: an integer"):
+        GenerateRequest.parse({"prompt": "a circle", name: flag})
+
+
+def test_an_integer_is_a_number_too() -> None:
+    request = GenerateRequest.parse({"prompt": "a circle", "guidance_scale": 7})
+    assert request.guidance_scale == 7.0
+    assert type(request.guidance_scale) is float
+
+
+def test_an_integer_beyond_every_float_is_refused_like_infinity() -> None:
+    with pytest.raises(InvalidArgument, match=r"^guidance_scale: "):
+        GenerateRequest.parse({"prompt": "a circle", "guidance_scale": 10**400})
+
+
+@settings(max_examples=50, deadline=None)
+@given(PROMPT, st.sampled_from(["prompt", "negative_prompt", "scheduler"]))
+def test_bytes_are_read_as_utf8(text: str, name: str) -> None:
+    raw = {"prompt": b"a circle", name: text.encode()}
+    assert getattr(GenerateRequest.parse(raw), name) == text
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_bytes_that_are_not_utf8_are_refused_and_the_place_told(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"^{name}: got b'ok\\xff'; allowed: UTF-8 text \(byte 2 is not\)"):
+        GenerateRequest.parse({"prompt": "a circle", name: b"ok\xff"})
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_half_a_surrogate_pair_is_no_text(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^{name}: .*UTF-8"):
+        GenerateRequest.parse({"prompt": "a circle", name: "\ud800"})
+
+
+@settings(max_examples=30, deadline=None)
+@given(TEXT.filter(lambda name: name not in NAMES))
+def test_an_unknown_name_is_refused_and_the_known_ones_listed(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"^parameter name: got ") as caught:
+        GenerateRequest.parse({"prompt": "a circle", name: 1})
+    assert all(known in str(caught.value) for known in NAMES)
+
+
+def test_only_the_prompt_is_needed() -> None:
+    request = GenerateRequest.parse({"prompt": "a circle"})
+    assert (request.prompt, request.negative_prompt, request.output_format) == ("a circle", "", "tensor")
+    open_choices = set(NAMES) - {"prompt", "negative_prompt", "output_format"}
+    assert {name for name in NAMES if getattr(request, name) is None} == open_choices
+
+
+@pytest.mark.parametrize("raw", [{}, {"prompt": None}, {"seed": 1}])
+def test_the_prompt_is_needed(raw: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match=r"^prompt: got ''"):
+        GenerateRequest.parse(raw)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "prompt"])
+def test_none_means_not_given(name: str) -> None:
+    assert GenerateRequest.parse({"prompt": "a circle", name: None}) == GenerateRequest("a circle")
+
+
+def test_limits_themselves_are_allowed() -> None:
+    prompt = "x" * MAX_PROMPT_CHARACTERS
+    request = GenerateRequest(prompt, prompt, 1, 0.0, MAX_SEED, 1, 1, request_id="x" * 128, deadline_ms=1)
+    assert (request.prompt, request.seed, request.guidance_scale) == (prompt, MAX_SEED, 0.0)
+
+
+def test_the_constructor_checks_ranges_too() -> None:
+    with pytest.raises(InvalidArgument, match=r"^seed: got -1"):
+        GenerateRequest("a circle", seed=-1)
+
+
+def test_a_request_cannot_be_changed_under_way() -> None:
+    request = GenerateRequest("a circle")
+    with pytest.raises(FrozenInstanceError):
+        request.seed = 3  # type: ignore[misc]
+
+
+def test_every_field_but_the_parameters_travels_as_a_tensor() -> None:
+    assert [f.name for f in input_fields()] == [n for n in NAMES if n not in ("request_id", "deadline_ms")]
+
+
+def test_tensor_types_fit_python_types() -> None:
+    fitting = {str: {"STRING"}, int: {"INT32", "INT64"}, float: {"FP32"}}
+    for declared in input_fields():
+        assert declared.metadata["dtype"] in fitting[python_type(declared)], declared.name
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert all(len(f.metadata["help"]) > 3 for f in fields(GenerateRequest))
