@@ -80,7 +80,7 @@ class TritonPythonModel:
                 call = _Call.of(request, sender)
                 self._operation(text(call.inputs, "op", "run"))(call)
             except Exception as error:
-                refuse(sender, error)
+                refuse(sender, error, to_model=True)
 
     def finalize(self) -> None:
         self._metrics.close()
@@ -167,7 +167,7 @@ def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
     """Answer a request whose trajectory has ended."""
     error = future.exception()
     if error is not None:
-        return refuse(sender, error)
+        return refuse(sender, error, to_model=True)
     denoised = future.result()
     trajectory = denoised.trajectory
     captured = [trajectory.captured[step] for step in sorted(trajectory.captured)]

@@ -1,4 +1,9 @@
-"""Answers and errors, as Triton's Python backend wants them."""
+"""Answers and errors, as Triton's Python backend wants them.
+
+A status must survive two hops: through an ensemble, which keeps it, and through a call between models, where server
+2.51 turns every status into INTERNAL and keeps only the text. So models that other models call put the status into
+the text, in brackets at its end, and the caller takes it out again.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,13 @@ import triton_python_backend_utils as pb_utils
 from underpaint.errors import UnderpaintError, from_status
 from underpaint.triton.tensors import Tensors, to_triton
 
-_STATUSES = ("UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "CANCELLED")
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+_STATUSES = ("INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "CANCELLED")
+_MARK = re.compile(rf" \[({'|'.join(_STATUSES)})\]$")
+_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+
+# Errors of Triton itself that say "not now": a dead process, a full queue, a model that is being reloaded.
+_PASSING = re.compile(r"is not healthy|[Ee]xceeds maximum queue size|is not ready|not available|unavailable")
 
 
 def answer(sender: Any, tensors: Tensors) -> None:
@@ -20,28 +30,34 @@ def answer(sender: Any, tensors: Tensors) -> None:
     sender.send(pb_utils.InferenceResponse(output_tensors=to_triton(tensors)), flags=_FINAL)
 
 
-def refuse(sender: Any, error: BaseException) -> None:
-    """Send an error as the one and only response. What is not ours is a defect: its trace goes to the log."""
+def refuse(sender: Any, error: BaseException, to_model: bool = False) -> None:
+    """Send an error as the one and only response. What is not ours is a defect: its trace goes to the log.
+
+    ``to_model``: the caller is another model of this server.
+    """
     if not isinstance(error, UnderpaintError):
         pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
-    sender.send(pb_utils.InferenceResponse(output_tensors=[], error=to_triton_error(error)), flags=_FINAL)
+    response = pb_utils.InferenceResponse(output_tensors=[], error=to_triton_error(error, to_model))
+    sender.send(response, flags=_FINAL)
 
 
-def to_triton_error(error: BaseException) -> Any:
+def to_triton_error(error: BaseException, to_model: bool) -> Any:
     """The error with its status, so that callers see 400, 404 or 503 instead of a flat 500."""
-    if isinstance(error, UnderpaintError):
-        return pb_utils.TritonError(str(error), getattr(pb_utils.TritonError, error.status))
-    return pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+    status = error.status if isinstance(error, UnderpaintError) else "INTERNAL"
+    text = str(error) if isinstance(error, UnderpaintError) else f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(f"{text} [{status}]" if to_model else text, getattr(pb_utils.TritonError, status))
 
 
 def from_triton_error(model: str, error: Any) -> UnderpaintError:
-    """The error of a call to another model, its status kept."""
-    code = error.code()
-    status = next((s for s in _STATUSES if getattr(pb_utils.TritonError, s, None) == code), "INTERNAL")
-    message = re.sub(r"^in ensemble '[^']*', ", "", error.message())
-    return from_status(status, message if model in message or _is_ours(message) else f"{model}: {message}")
+    """The error of a call to another model, its status kept. Errors that are not ours name the model."""
+    message = _ENSEMBLE.sub("", error.message())
+    marked = _MARK.search(message)
+    if marked:
+        return from_status(marked.group(1), _MARK.sub("", message))
+    if _PASSING.search(message):
+        return from_status("UNAVAILABLE", f"{model}: {message}")
+    return from_status(_status_of(error), f"{model}: {message}")
 
 
-def _is_ours(message: str) -> bool:
-    """Whether an error says by itself what it is about (see ``InvalidArgument.of``)."""
-    return "; allowed: " in message
+def _status_of(error: Any) -> str:
+    return next((s for s in _STATUSES if getattr(pb_utils.TritonError, s, None) == error.code()), "INTERNAL")

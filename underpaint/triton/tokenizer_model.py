@@ -34,7 +34,7 @@ class TritonPythonModel:
             inputs = inputs_of(request)
             tensors = self._tokenize(text(inputs, "prompt"), text(inputs, "negative_prompt"))
         except UnderpaintError as error:
-            return pb_utils.InferenceResponse(output_tensors=[], error=to_triton_error(error))
+            return pb_utils.InferenceResponse(output_tensors=[], error=to_triton_error(error, to_model=True))
         return pb_utils.InferenceResponse(output_tensors=to_triton(tensors))
 
     def _tokenize(self, prompt: str, negative_prompt: str) -> dict[str, np.ndarray]:
