@@ -15,9 +15,9 @@ _ROOMS = (
     "underpaint.server.cli",
     "underpaint.client.cli",
     "underpaint.build.cli",
-    "underpaint.build.tiny.cli",
     "underpaint.bench.cli",
 )
+_TRAINERS = ("underpaint.build.tiny.cli",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="underpaint", description="Text-to-image diffusion on NVIDIA Triton.")
     parser.add_argument("--version", action="version", version=f"underpaint {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    missing = _add_rooms(subparsers)
+    missing = _add_rooms(_ROOMS, subparsers)
+    train = subparsers.add_parser("train", help="train a family of models from scratch")
+    missing += _add_rooms(_TRAINERS, train.add_subparsers(metavar="FAMILY", required=True))
     if missing:
         parser.epilog = "Not available: " + "; ".join(missing)
     args = parser.parse_args(argv)
@@ -40,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _add_rooms(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> list[str]:
+def _add_rooms(rooms: Sequence[str], subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> list[str]:
     missing = []
-    for room in _ROOMS:
+    for room in rooms:
         try:
             importlib.import_module(room).add_parser(subparsers)
         except ModuleNotFoundError as error:

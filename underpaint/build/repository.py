@@ -133,7 +133,9 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         mc.model_output("steps_run", "INT32", [1]),
     ]
     parameters = {
+        # The front door feels its pulse and errors those who wait for it, so a new process is all that is needed.
         "heartbeat": "true",
+        "on_death": "reload",
         "unet": f"{variant.name}_unet",
         "unet_timeout_s": variant.unet_timeout_s,
         "max_rows": variant.max_rows,
@@ -187,7 +189,8 @@ def _front_doors() -> list[mc.ModelConfig]:
         mc.model_output("outcome", "STRING", [1]),
     ]
     progress = mc.model_output("progress", "INT32", [2])
-    heartbeat = {"heartbeat": "true"}
+    # Its callers are outside; when its process dies, only closing their connections tells them.
+    heartbeat = {"heartbeat": "true", "on_death": "restart_server"}
     return [
         mc.python_model("generate", inputs, outputs, parameters=heartbeat),
         mc.python_model("generate_stream", inputs, [*outputs, progress], decoupled=True, parameters=heartbeat),
