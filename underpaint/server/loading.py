@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 from underpaint.errors import ServerStartError
 from underpaint.server.control import ControlClient, TritonError
-from underpaint.server.logs import one_line
+from underpaint.server.logs import load_failure
 from underpaint.server.repository import ModelFolder, load_waves
 
 LOG = logging.getLogger("underpaint.server")
@@ -53,7 +53,7 @@ def _result(load: Future[float], model: str) -> float:
     try:
         return load.result()
     except TritonError as error:
-        raise ServerStartError(f"model {model} does not load: {one_line(str(error))}") from None
+        raise ServerStartError(f"model {model} does not load: {load_failure(str(error))}") from None
     except TimeoutError:
         raise ServerStartError(f"model {model} was not loaded in time: give it longer with --start-timeout") from None
     except OSError as error:

@@ -21,11 +21,12 @@ _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": log
 _NOISE = re.compile(
     r"CUDA driver|CudaDriverHelper|CUDA memory pool|unable to create stream|pinned memory pool|pinned system memory"
     r"|NVML|DCGM|Collecting (CPU|GPU|metrics)|no GPU"
-    r"|^loading: |successfully (un)?loaded|TRITONBACKEND_ModelInstance|^Started .*Service|^Timeout \d+: Found"
+    r"|^loading: |^failed to load '[^']*'$|successfully (un)?loaded|TRITONBACKEND_ModelInstance|^Started .*Service|^Timeout \d+: Found"
     r"|Waiting for in-flight requests|All models are stopped|^Signal \(\d+\) received"
     r"|^Creating TritonCache|^Initialized "
     r"|Non-graceful termination detected"
 )
+_LOAD_FAILURE = re.compile(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ")
 _TABLE = re.compile(r"^[+|].*[+|]$")
 
 
@@ -82,3 +83,8 @@ def one_line(text: str, limit: int = 400) -> str:
     """The gist of an error of Triton's: without the Python stack that it appends, in one line."""
     gist = " ".join(re.split(r"\n\s*\nAt:", text, maxsplit=1)[0].split()).rstrip(";, ")
     return gist if len(gist) <= limit else f"{gist[:limit]}…"
+
+
+def load_failure(text: str) -> str:
+    """The reason out of what Triton says of a model that does not load."""
+    return one_line(_LOAD_FAILURE.sub("", text))

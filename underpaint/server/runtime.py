@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -68,10 +69,9 @@ def _library_folders() -> Iterator[Path]:
 
 
 def lay_out(installation: Installation, folder: Path) -> None:
-    """Fill ``folder`` with what tritonserver looks for: ``backends/``, ``caches/`` and ``lib/``, all symbolic links."""
+    """Fill ``folder`` with what tritonserver looks for: ``backends/``, ``caches/`` and ``lib/``, mostly links."""
     assert installation.libpython is not None, "preflight checks it"
-    python = folder / "backends" / "python"
-    _link_all([*_visible(installation.python_backend), installation.stub], python)
+    _link_all([*_visible(installation.python_backend), installation.stub], folder / "backends" / "python")
     _link_all(_visible(installation.caches), folder / "caches")
     # Only libpython: the rest of its folder (a conda environment's, say) must not shadow other libraries.
     _link_all([installation.libpython], folder / "lib")
@@ -87,7 +87,18 @@ def _visible(folder: Path) -> list[Path]:
 def _link_all(paths: Iterable[Path], folder: Path) -> None:
     folder.mkdir(parents=True)
     for path in paths:
-        (folder / path.name).symlink_to(path)
+        _link(path, folder / path.name)
+
+
+def _link(path: Path, link: Path) -> None:
+    """A symbolic link; but Triton accepts no library of a Python-based backend that lies outside the folder."""
+    if path.suffix != ".so":
+        link.symlink_to(path)
+        return
+    try:
+        link.hardlink_to(path.resolve())
+    except OSError:  # another file system
+        shutil.copy2(path, link)
 
 
 def environment(installation: Installation, folder: Path, base: Mapping[str, str]) -> dict[str, str]:

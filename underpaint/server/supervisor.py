@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psutil
 
 from underpaint.server.control import ControlClient, TritonError
-from underpaint.server.logs import one_line
+from underpaint.server.logs import load_failure
 from underpaint.server.options import ServerOptions
 from underpaint.server.policy import ModelTraits, OnDeath, Pulse, Stub, StubWatch, restart_delay_s
 
@@ -132,7 +132,7 @@ class Supervisor:
             config.setdefault("parameters", {})[_RELOAD_MARK] = {"string_value": str(len(self._deaths[name]))}
             self._client.load(name, self._options.start_timeout_s, config)
         except TritonError as error:
-            self._plan_reload(casualty.model, casualty.pid, f"does not load again ({one_line(str(error))})")
+            self._plan_reload(casualty.model, casualty.pid, f"does not load again ({load_failure(str(error))})")
             return
         LOG.warning("%s: serves again after %.1f s", name, time.monotonic() - start)
         self._reloaded.append(_Casualty(casualty.model, casualty.pid, time.monotonic() + _ZOMBIE_GRACE_S))

@@ -76,7 +76,7 @@ class TritonPythonModel:
         return {name: _decoded(array) if name in self._strings else array for name, array in arrays.items()}
 
     def _run(self, calls: Sequence[Call]) -> Iterable[Arrays | Exception]:
-        """Outputs of calls that fit in one batch; what fails together is tried one by one, so only the culprit fails."""
+        """Outputs of calls that fit in one batch. What fails together is tried one by one: only the culprit fails."""
         names = list(dict.fromkeys(name for call in calls for name in call.outputs))
         try:
             outputs = self._session.run(names, stacked([call.inputs for call in calls]))
