@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from underpaint.build.tiny import cli, workshop
 from underpaint.build.tiny.architectures import (
     TINY_L,
     TINY_S,
@@ -18,6 +20,7 @@ from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.scenes import stream
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask
 from underpaint.build.tiny.train_variant import VariantTask, corrupt_flow, corrupt_v
+from underpaint.errors import InvalidArgument
 
 MICRO = AutoencoderShape(4, 8, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1))
 VOCABULARY = 40
@@ -98,3 +101,15 @@ def test_pixels_survive_normalisation() -> None:
 def assert_same(one: nn.Module, other: nn.Module) -> None:
     for (name, left), right in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(left, right), name
+
+
+def test_the_command_line_names_the_workshop_s_parts() -> None:
+    assert tuple(workshop.PARTS) == cli.PARTS
+    assert set(workshop.MINUTES) < set(cli.PARTS)
+
+
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    with pytest.raises(InvalidArgument, match="tiny-xxl"):
+        cli.run(parser.parse_args(["--only", "tokenizer,tiny-xxl", "--out", str(tmp_path)]))

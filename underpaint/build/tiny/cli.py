@@ -2,106 +2,29 @@
 
 Without `--only` it does everything in order. Every training part goes on from its checkpoint, so a killed
 run is simply started again; parts may also run side by side in processes of their own.
+
+torch is imported when a part runs, not when the command line is read.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderTiny
+from underpaint.errors import InvalidArgument
 
-from underpaint.build.tiny import evaluate, export
-from underpaint.build.tiny.architectures import VARIANTS, VariantShape
-from underpaint.build.tiny.data import load_corpus
-from underpaint.build.tiny.loop import Budget, Recipe, train
-from underpaint.build.tiny.tokenizer import load_tokenizer, write_tokenizer
-from underpaint.build.tiny.train_autoencoder import AutoencoderTask, psnr, set_scaling_factor
-from underpaint.build.tiny.train_variant import VariantTask
-
-log = logging.getLogger(__name__)
-
-CORPUS_SCENES = 60_000
-MINUTES = {"tiny-l_autoencoder": 12.0, "tiny-s_autoencoder": 12.0, "tiny-l": 85.0, "tiny-s": 38.0}
+PARTS = ("tokenizer", "tiny-l_autoencoder", "tiny-l", "tiny-s_autoencoder", "tiny-s", "export", "evaluate")
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """Where things are and how they are run; every part takes this and nothing else."""
-
-    out: Path  # checkpoints and caches
-    repository: Path  # the exported family
-    seed: int
-    minutes: float | None
-    fresh: bool
-
-    def recipe(self, part: str, decay_share: float, average_decay: float) -> Recipe:
-        budget = Budget(minutes=self.minutes or MINUTES[part])
-        return Recipe(budget, decay_share=decay_share, average_decay=average_decay, seed=self.seed)
-
-    def checkpoint(self, part: str) -> Path:
-        return self.out / f"{part}.pt"
-
-    def autoencoder(self, variant: str) -> Path:
-        return self.out / f"{variant}_autoencoder"
-
-
-def train_autoencoder(workshop: Workshop, shape: VariantShape) -> None:
-    part = f"{shape.name}_autoencoder"
-    task = AutoencoderTask(shape.autoencoder, workshop.seed)
-    recipe = workshop.recipe(part, decay_share=0.5, average_decay=0.998)
-    trained = train(task, recipe, workshop.checkpoint(part), workshop.fresh)
-    autoencoder = trained.average["autoencoder"].to(memory_format=torch.contiguous_format)
-    assert isinstance(autoencoder, AutoencoderTiny)
-    set_scaling_factor(autoencoder)
-    log.info("%s: %d steps, PSNR %.2f dB", part, trained.progress.step, psnr(autoencoder))
-    autoencoder.save_pretrained(workshop.autoencoder(shape.name))
-
-
-def train_variant(workshop: Workshop, shape: VariantShape) -> None:
-    autoencoder = AutoencoderTiny.from_pretrained(workshop.autoencoder(shape.name))
-    tokenizer = load_tokenizer(export.tokenizer_folder(workshop.repository))
-    corpus = load_corpus(workshop.out / f"{shape.name}_corpus.pt", autoencoder, tokenizer, CORPUS_SCENES)
-    task = VariantTask(shape, corpus, len(tokenizer), workshop.seed)
-    recipe = workshop.recipe(shape.name, decay_share=0.4, average_decay=0.999)
-    trained = train(task, recipe, workshop.checkpoint(shape.name), workshop.fresh)
-    log.info("%s: %d steps, loss %.4f", shape.name, trained.progress.step, trained.progress.recent_loss)
-
-
-def export_family(workshop: Workshop) -> None:
-    for shape in VARIANTS.values():
-        export.export_variant(shape, workshop.out, workshop.repository)
-
-
-def evaluate_family(workshop: Workshop) -> None:
-    for shape in VARIANTS.values():
-        print(json.dumps(evaluate.evaluate_exported(workshop.repository, shape), indent=2))
-
-
-def _parts() -> dict[str, Callable[[Workshop], None]]:
-    """Every part by name, in the order of a full run."""
-    parts: dict[str, Callable[[Workshop], None]] = {
-        "tokenizer": lambda workshop: write_tokenizer(export.tokenizer_folder(workshop.repository))
-    }
-    for name, shape in VARIANTS.items():
-        parts[f"{name}_autoencoder"] = lambda workshop, shape=shape: train_autoencoder(workshop, shape)  # type: ignore[misc]
-        parts[name] = lambda workshop, shape=shape: train_variant(workshop, shape)  # type: ignore[misc]
-    return {**parts, "export": export_family, "evaluate": evaluate_family}
-
-
-PARTS = _parts()
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for module in ("torch", "diffusers", "transformers", "onnx"):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"the `build` extra is not installed: no {module}", name=module)
     parser = subparsers.add_parser("tiny", help="train the tiny family", description=__doc__)
     add_arguments(parser)
-    parser.set_defaults(run=run)
-    return parser
+    parser.set_defaults(func=run)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,18 +43,22 @@ def run(args: argparse.Namespace) -> int:
     names = args.only.split(",") if args.only else list(PARTS)
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        log.error("unknown part %s; parts are %s", ", ".join(unknown), ", ".join(PARTS))
-        return 2
+        raise InvalidArgument.of("--only", ",".join(unknown), ", ".join(PARTS))
+    import torch
+
+    from underpaint.build.tiny import workshop
+
+    if not logging.root.handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    workshop = Workshop(args.out, args.repository, args.seed, args.minutes, args.fresh)
+    place = workshop.Workshop(args.out, args.repository, args.seed, args.minutes, args.fresh)
     for name in names:
-        PARTS[name](workshop)
+        workshop.PARTS[name](place)
     return 0
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(prog="python -m underpaint.build.tiny", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args())

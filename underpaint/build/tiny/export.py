@@ -12,6 +12,8 @@ Weights exist once, as float16 in the safetensors file; `model.onnx` points into
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,12 +149,21 @@ def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> No
 
 def _store_in_half(model: Any, folder: Path) -> Any:
     """Write the weights as float16 and read them back as float32: what every reader of the folder gets."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()
-    model.half().save_pretrained(folder)
+    half = copy.deepcopy(model).half()
+    for parameter in half.parameters():
+        parameter.data = parameter.data.contiguous()  # training keeps convolutions in channels_last
+    half.save_pretrained(folder)
+    _forget_origin(folder / "config.json")
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes for the owner alone; a server may run as somebody else
     return type(model).from_pretrained(folder, torch_dtype=torch.float32).eval()
+
+
+def _forget_origin(config: Path) -> None:
+    """diffusers notes the folder that a model was loaded from, which means nothing elsewhere."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _example_latents(shape: VariantShape) -> torch.Tensor:

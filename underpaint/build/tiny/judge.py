@@ -92,7 +92,7 @@ def _background(picture: Pixels) -> NDArray[np.float64]:
     return np.median(picture[frame], axis=0)
 
 
-def _distance(pixels: NDArray, rgb: NDArray | Sequence[int]) -> NDArray[np.float64]:  # type: ignore[type-arg]
+def _distance(pixels: NDArray, rgb: NDArray | Sequence[int]) -> NDArray[np.float64]:
     distance: NDArray[np.float64] = np.linalg.norm(pixels.astype(float) - np.asarray(rgb, float), axis=-1)
     return distance
 
