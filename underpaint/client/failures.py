@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 from underpaint.client.address import Address
 from underpaint.errors import DeadlineExceeded, Unavailable, UnderpaintError, from_status
 
+_DEADLINE = re.compile(r"([\w.-]+: )?deadline passed")  # a model's name may stand before it
+
 
 def of_server(status: str, message: str) -> UnderpaintError:
-    """The server's own error. Triton has no status for a missed deadline, but our front door has a phrase."""
-    return DeadlineExceeded(message) if message.startswith("deadline passed") else from_status(status, message)
+    """The server's own error. Triton has no status for a missed deadline, but our server has a phrase."""
+    return DeadlineExceeded(message) if _DEADLINE.match(message) else from_status(status, message)
 
 
 def no_server(address: Address) -> Unavailable:
     """Nobody listens there."""
-    return Unavailable(f"no server at {address.target}; start one with `underpaint serve`, or name another with --url")
+    return Unavailable(f"no server at {address.target}; start one with `underpaint serve`")
 
 
 def wrong_protocol(address: Address) -> Unavailable:
-    """Somebody listens, but in the other of Triton's two protocols."""
-    return Unavailable(
-        f"{address.target} does not speak gRPC; if it is Triton's HTTP port, use http://{address.target}"
-    )
+    """Somebody listens, but in another protocol, likely the other one of Triton's two."""
+    ours, other = ("gRPC", "http") if address.scheme == "grpc" else ("HTTP", "grpc")
+    return Unavailable(f"{address.target} does not speak {ours}; is it the port for {other}://{address.target}?")
 
 
 def connection_lost(address: Address, details: str) -> Unavailable:

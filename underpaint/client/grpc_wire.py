@@ -29,6 +29,17 @@ _STATUSES = {
     grpc.StatusCode.CANCELLED: "CANCELLED",
     grpc.StatusCode.UNIMPLEMENTED: "UNSUPPORTED",
 }
+# What gRPC itself says, under the same status UNAVAILABLE that a server uses for its own errors.
+_NOT_CONNECTED = ("failed to connect", "errors resolving", "DNS resolution failed")
+_CONNECTION_LOST = (
+    "Socket closed",
+    "Connection reset",
+    "Broken pipe",
+    "GOAWAY",
+    "Stream removed",
+    "recvmsg",
+    "end of TCP stream",
+)
 
 
 def to_message(call: Call) -> Any:
@@ -58,15 +69,15 @@ def from_stream_message(message: Any) -> Tensors:
 def to_error(error: Any, address: Address, timeout_s: float | None) -> UnderpaintError:
     """What a ``grpc.RpcError``, of either kind of channel, means for the caller."""
     code, details = error.code(), error.details() or ""
-    if "received from peer" in (error.debug_error_string() or ""):  # gRPC core's mark of what the server itself said
-        return failures.of_server(_STATUSES.get(code, "INTERNAL"), details)
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:  # ours: Triton does not use this status
         return failures.no_answer(address, timeout_s)
-    if "http1.x server" in details:
-        return failures.wrong_protocol(address)
-    if "failed to connect" in details or "DNS resolution" in details:
-        return failures.no_server(address)
-    return failures.connection_lost(address, details)
+    if details.startswith(_NOT_CONNECTED):
+        # Something accepted the connection and hung up on hearing gRPC.
+        greeted = details.endswith("Socket closed") or "http1.x server" in details
+        return failures.wrong_protocol(address) if greeted else failures.no_server(address)
+    if any(phrase in details for phrase in _CONNECTION_LOST):
+        return failures.connection_lost(address, details)
+    return failures.of_server(_STATUSES.get(code, "INTERNAL"), details)
 
 
 def _set_parameter(parameter: Any, value: str | int | bool) -> None:

@@ -6,8 +6,10 @@ A server does not notice when an HTTP caller hangs up, so a call that is left ea
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 
 import aiohttp
@@ -28,7 +30,7 @@ _STATUSES = {
     "503": "UNAVAILABLE",
 }
 _PROBE_S = 2.0
-_FAILURES = (InferenceServerException, aiohttp.ClientError, OSError, TimeoutError)
+_FAILURES = (InferenceServerException, HTTPException, aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 
 
 class HttpTransport:
@@ -127,8 +129,10 @@ def _to_error(error: Exception, address: Address, timeout_s: float | None) -> Un
         return failures.of_server(_STATUSES.get(error.status(), "INTERNAL"), error.message())
     if isinstance(error, TimeoutError):
         return failures.no_answer(address, timeout_s)
-    if isinstance(error, ConnectionRefusedError | aiohttp.ClientConnectorError):
+    if isinstance(error, ConnectionRefusedError | socket.gaierror | aiohttp.ClientConnectorError):
         return failures.no_server(address)
+    if "Expected HTTP" in str(error):
+        return failures.wrong_protocol(address)
     return failures.connection_lost(address, str(error) or type(error).__name__)
 
 

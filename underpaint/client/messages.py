@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from underpaint.client.pictures import Picture, Progress
+from underpaint.errors import InvalidArgument
 from underpaint.front_door.outcome import Outcome
 from underpaint.requests import GenerateRequest, input_fields
 
@@ -62,14 +63,14 @@ def run_call(model: str, request: GenerateRequest) -> Call:
     """Ask ``model`` for the picture. What the request leaves open is not sent."""
     values = {f.name: getattr(request, f.name) for f in fields(request)}
     dtypes = {f.name: f.metadata["dtype"] for f in input_fields()}
-    inputs = {name: _tensor(dtypes[name], values[name]) for name in dtypes if values[name] is not None}
+    inputs = {name: _tensor(name, dtypes[name], values[name]) for name in dtypes if values[name] is not None}
     parameters = {name: value for name, value in values.items() if name not in dtypes and value is not None}
     return Call(model, inputs, parameters)
 
 
 def cancel_call(request_id: str) -> Call:
     """Ask the front door to drop a request."""
-    return Call(MODEL, {"op": _tensor("STRING", "cancel")}, {"request_id": request_id})
+    return Call(MODEL, {"op": _tensor("op", "STRING", "cancel")}, {"request_id": request_id})
 
 
 def patience_s(request: GenerateRequest, timeout_s: float | None) -> float | None:
@@ -92,5 +93,12 @@ def event_of(tensors: Tensors) -> Progress | Picture:
     return Progress(step, total, tensors.get("image"))
 
 
-def _tensor(dtype: str, value: Any) -> np.ndarray:
-    return np.array([value.encode() if isinstance(value, str) else value], dtype=_NUMPY[dtype])
+def _tensor(name: str, dtype: str, value: Any) -> np.ndarray:
+    return np.array([_encode(name, value) if isinstance(value, str) else value], dtype=_NUMPY[dtype])
+
+
+def _encode(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, as a shell makes of bytes that are no UTF-8
+        raise InvalidArgument.of(name, text, "text that can be written as UTF-8") from None
