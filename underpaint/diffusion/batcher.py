@@ -42,7 +42,7 @@ class StepBatcher:
         """
         Args:
             max_rows: batch limit of the UNet.
-            stacks: how many UNet calls are kept in flight at once; the work is shared out evenly between them.
+            stacks: how many UNet calls are kept in flight at once; the work is shared out between them.
             patience_ns: due time of a request that names none.
             capacity: how many requests may be here at once.
         """
@@ -81,13 +81,13 @@ class StepBatcher:
 
     def take(self) -> list[Ticket]:
         """The most urgent requests that fit into the next UNet call; empty when there is none."""
-        room = self._fair_share()
+        share, rows = self._fair_share(), 0
         batch: list[Ticket] = []
         for ticket in sorted(self._waiting.values(), key=lambda t: (t.due_ns(self._patience_ns), t.arrived_ns)):
-            if batch and ticket.rows > room:
+            if rows >= share or rows + ticket.rows > self._max_rows:
                 break
             batch.append(ticket)
-            room -= ticket.rows
+            rows += ticket.rows
         for ticket in batch:
             self._in_flight[ticket.request_id] = self._waiting.pop(ticket.request_id)
         return batch
@@ -95,8 +95,8 @@ class StepBatcher:
     def give_back(self, tickets: Iterable[Ticket]) -> None:
         """These have had their step. Those discarded meanwhile stay away."""
         for ticket in tickets:
-            if self._in_flight.pop(ticket.request_id, None):
-                self._waiting[ticket.request_id] = ticket
+            if self._in_flight.get(ticket.request_id) == ticket:
+                self._waiting[ticket.request_id] = self._in_flight.pop(ticket.request_id)
 
     def discard(self, request_id: str) -> None:
         """This request is done, cancelled or too late."""
@@ -108,6 +108,6 @@ class StepBatcher:
         return [ticket for ticket in self._waiting.values() if ticket.expired(now_ns)]
 
     def _fair_share(self) -> int:
-        """Rows for one call, so that every stack has something to do."""
+        """Rows that a stack has to carry at least, if nobody is to be left over."""
         rows = sum(t.rows for t in self._waiting.values()) + sum(t.rows for t in self._in_flight.values())
-        return min(self._max_rows, -(-rows // self._stacks))
+        return -(-rows // self._stacks)
