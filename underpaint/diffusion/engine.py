@@ -1,7 +1,8 @@
 """The denoiser's engine room: requests come in at any time, a few threads keep stacks of steps in flight.
 
 A thread's turn is ``take`` (who), ``advance`` (one UNet call), ``give_back``. A UNet call that fails has moved nobody,
-so it is tried again until the UNet is back or patience ends: a crash of the UNet costs time, not requests.
+so it is tried again until the UNet is back or patience ends: a crash of the UNet costs time, not requests. If it is one
+of the requests that makes the call impossible, halving the batch finds it, and it fails without the others.
 """
 
 from __future__ import annotations
@@ -16,10 +17,20 @@ import numpy as np
 
 from underpaint.diffusion.batcher import StepBatcher, Ticket
 from underpaint.diffusion.denoiser import Denoiser, Trajectory
-from underpaint.errors import Cancelled, DeadlineExceeded, Internal, Unavailable, UnderpaintError
+from underpaint.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    Unavailable,
+    UnderpaintError,
+    Unsupported,
+)
 
 # A cancellation may overtake the request that it is meant for; it is remembered for this long.
 _WITHDRAWN_FOR_NS = 10_000_000_000
+# A UNet that is being restarted is not hammered.
+_PAUSE_AFTER_FAILURE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,14 @@ class Activity:
     unet_calls: int
     unet_rows: int
     retries: int
+
+
+class _Defect(Internal):
+    """An exception that the UNet contract does not know."""
+
+
+# What fails like this fails again.
+_LASTING = (InvalidArgument, Unsupported, _Defect)
 
 
 @dataclass
@@ -163,21 +182,30 @@ class Engine:
         return batch
 
     def _turn(self, batch: list[_Job]) -> None:
-        now = self._clock_ns()
-        for job in batch:
-            job.started_ns = job.started_ns or now
-        failure: UnderpaintError | None = None
-        try:
-            self._denoiser.advance([job.trajectory for job in batch])
-        except UnderpaintError as error:
-            failure = error
-        except Exception as error:  # a defect of ours must not take the thread, and with it every request, down
-            failure = Internal(f"{type(error).__name__}: {error}")
+        failure = self._advance(batch)
+        if isinstance(failure, _LASTING) and len(batch) > 1:
+            middle = len(batch) // 2
+            self._turn(batch[:middle])
+            self._turn(batch[middle:])
+            return
         leaving = self._after_turn(batch, failure)
         for job in leaving:
             self._finish(job, failure)
-        if failure is not None:
-            self._closed.wait(0.2)  # do not hammer a UNet that is being restarted
+        if failure is not None and not isinstance(failure, _LASTING):
+            self._closed.wait(_PAUSE_AFTER_FAILURE_S)
+
+    def _advance(self, batch: list[_Job]) -> UnderpaintError | None:
+        """Make the step; returns why it could not be made."""
+        now = self._clock_ns()
+        for job in batch:
+            job.started_ns = job.started_ns or now
+        try:
+            self._denoiser.advance([job.trajectory for job in batch])
+        except UnderpaintError as error:
+            return error
+        except Exception as error:  # must not take the thread, and with it every request, down
+            return _Defect(f"{type(error).__name__}: {error}")
+        return None
 
     def _after_turn(self, batch: list[_Job], failure: UnderpaintError | None) -> list[_Job]:
         """Book the turn; take out of the engine, and return, the jobs that end here."""
@@ -206,7 +234,7 @@ class Engine:
     def _gave_up(self, job: _Job, failure: UnderpaintError | None, now_ns: int) -> bool:
         if failure is None or job.failing_since_ns is None:
             return False
-        return failure.status == "INVALID_ARG" or now_ns - job.failing_since_ns > self._retry_for_ns
+        return isinstance(failure, _LASTING) or now_ns - job.failing_since_ns > self._retry_for_ns
 
     def _finish(self, job: _Job, failure: UnderpaintError | None) -> None:
         trajectory = job.trajectory
