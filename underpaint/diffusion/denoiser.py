@@ -12,6 +12,7 @@ import numpy as np
 from underpaint.diffusion.prediction import Prediction
 from underpaint.diffusion.sampling import guide, step
 from underpaint.diffusion.schedule import Schedule
+from underpaint.errors import Internal
 
 
 class UNet(Protocol):
@@ -67,7 +68,7 @@ class Trajectory:
 
     def keep_if_wanted(self) -> None:
         if self.step in self.capture_steps:
-            self.captured[self.step] = self.sample
+            self.captured[self.step] = self.sample.copy()  # a view would keep the whole batch alive
 
 
 class Denoiser:
@@ -93,10 +94,16 @@ class Denoiser:
         timestep = np.array([t.schedule.timesteps[t.step] for t in trajectories], np.float32)
         embeds = [t.prompt_embeds for t in trajectories]
         if not guided:
-            return self._unet(x, timestep, np.stack(embeds))
+            return self._call(x, timestep, np.stack(embeds))
         negative = [t.negative_prompt_embeds for t in trajectories if t.negative_prompt_embeds is not None]
-        output = self._unet(
+        output = self._call(
             np.concatenate([x, x[guided]]), np.concatenate([timestep, timestep[guided]]), np.stack(embeds + negative)
         )
         scale = np.array([trajectories[i].guidance_scale for i in guided], np.float32)
         return guide(output, np.array(guided), scale, len(trajectories))
+
+    def _call(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
+        output = self._unet(sample, timestep, encoder_hidden_states)
+        if output.shape != sample.shape:  # numpy would broadcast one row to all
+            raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(sample.shape)}")
+        return output
