@@ -56,7 +56,15 @@ def load_scheduler(raw: Mapping[str, Any], name: str | None = None) -> Scheduler
         raise InvalidArgument.of("scheduler", name, ", ".join(allowed))
     chosen = _KINDS[name or own]
     config: DiffusionConfig | FlowMatchConfig = read(kind.config_type, raw)
-    return Scheduler(name or own, config, lru_cache(maxsize=256)(lambda steps: chosen.tabulate(config, steps)))
+
+    @lru_cache(maxsize=256)
+    def schedule(num_inference_steps: int) -> Schedule:
+        if not 1 <= num_inference_steps <= config.num_train_timesteps:
+            allowed = f"1 to {config.num_train_timesteps}, the steps that the model was trained on"
+            raise InvalidArgument.of("num_inference_steps", num_inference_steps, allowed)
+        return chosen.tabulate(config, num_inference_steps)
+
+    return Scheduler(name or own, config, schedule)
 
 
 def scheduler_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
