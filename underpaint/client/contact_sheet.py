@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 COLUMNS = 4
 FRAME = 256  # pixels a picture is shown at
 _GAP, _MARGIN, _GUTTER = 16, 40, 104
-_PAPER, _INK, _PALE = (250, 249, 246), (40, 40, 40), (128, 126, 120)
+_PAPER, _INK, _PALE, _HAIRLINE = (250, 249, 246), (40, 40, 40), (128, 126, 120), (216, 214, 208)
 _TITLE_SIZE, _CAPTION_SIZE, _LABEL_SIZE = 30, 18, 20
 _CAPTION_LINES, _LINE = 4, 24
 
@@ -52,14 +52,16 @@ def _draw_band(
         draw.text((_MARGIN, top + FRAME // 2 - 24), row.name, _INK, _font(_LABEL_SIZE))
         draw.text((_MARGIN, top + FRAME // 2 + 4), row.note, _PALE, _font(_CAPTION_SIZE - 2))
         for left, image in zip(lefts, row.images, strict=True):
-            _paste_centred(sheet, magnify(image), left, top)
+            _paste_centred(sheet, draw, magnify(image), left, top)
         top += FRAME + _GAP
     for left, caption in zip(lefts, captions, strict=True):
         text = "\n".join(wrap(caption, _font(_CAPTION_SIZE), FRAME, _CAPTION_LINES))
         draw.multiline_text((left, top - 4), text, _INK, _font(_CAPTION_SIZE), spacing=_LINE - _CAPTION_SIZE)
 
 
-def _paste_centred(sheet: Image.Image, picture: Image.Image, left: int, top: int) -> None:
+def _paste_centred(sheet: Image.Image, draw: ImageDraw.ImageDraw, picture: Image.Image, left: int, top: int) -> None:
+    # A hairline, or a white background would run into the paper.
+    draw.rectangle((left - 1, top - 1, left + FRAME, top + FRAME), outline=_HAIRLINE)
     sheet.paste(picture, (left + (FRAME - picture.width) // 2, top + (FRAME - picture.height) // 2))
 
 

@@ -17,20 +17,11 @@ from tqdm import tqdm
 from underpaint.client.async_client import AsyncClient
 from underpaint.client.contact_sheet import Row, contact_sheet
 from underpaint.client.pictures import Picture
-from underpaint.deployment import Deployment
-from underpaint.errors import InvalidArgument, Unsupported
+from underpaint.client.prompts import PROMPTS
+from underpaint.client.serving import deployment_of, own_server
+from underpaint.errors import InvalidArgument
 from underpaint.front_door.outcome import Timings
 
-PROMPTS = (
-    "a small red circle above a large striped blue square, on a yellow background",
-    "a large yellow star in the centre, on a blue background",
-    "a large pink heart left of a small white cross, on a purple background",
-    "a large dotted green triangle on the right, on a white background",
-    "a small orange diamond below a large cyan ring, on a black background",
-    "on a pink background, a large black cross above a small red heart",
-    "a large white ring on the left, green background",
-    "a small blue square right of a large striped orange circle, on a cyan background",
-)
 SHEET = "contact_sheet.png"
 
 
@@ -91,25 +82,8 @@ def _target(args: argparse.Namespace) -> Iterator[Target]:
     if args.url:
         yield Target(args.url, args.variants or [None])
         return
-    with _own_server(args.model_repository) as url:
-        yield Target(url, args.variants or list(Deployment.load(args.model_repository / "generate" / "1").variants))
-
-
-@contextmanager
-def _own_server(repository: Path) -> Iterator[str]:
-    try:
-        from underpaint.server import EmbeddedServer, ServerOptions
-    except ModuleNotFoundError as error:
-        raise Unsupported(
-            f"no {error.name} here to start a server with; pip install 'underpaint[embedded]', "
-            "or name a running server with --url"
-        ) from None
-    _say("starting tritonserver …")
-    started = time.monotonic()
-    with EmbeddedServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0)) as server:
-        _say(f"ready at {server.grpc_url} after {time.monotonic() - started:.1f} s")
-        yield server.grpc_url
-        _say("stopping tritonserver …")
+    with own_server(args.model_repository) as url:
+        yield Target(url, args.variants or list(deployment_of(args.model_repository).variants))
 
 
 async def _paint_waves(target: Target) -> list[Wave]:
@@ -131,10 +105,6 @@ async def _paint_wave(client: AsyncClient, variant: str | None, bar: tqdm[None])
     started = time.monotonic()
     pictures = await asyncio.gather(*(paint(seed, prompt) for seed, prompt in enumerate(PROMPTS, start=1)))
     return Wave(tuple(pictures), time.monotonic() - started)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # Showing --------------------------------------------------------------------------------------------------------

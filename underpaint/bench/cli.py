@@ -1,0 +1,105 @@
+"""``underpaint bench``: measurements against a server of its own, or a running one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from underpaint.bench import denoiser, report
+from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.unet import BareUNet, RowShapes, candidate_setups
+from underpaint.build.repository import Shapes
+from underpaint.client.prompts import PROMPTS
+from underpaint.client.serving import deployment_of, own_server
+from underpaint.client.sync_client import Client
+from underpaint.deployment import Variant
+from underpaint.errors import Internal, InvalidArgument
+
+_MAX_ROWS = 32
+_PATIENCE_S = 300.0  # a request that takes longer will never come
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser("bench", help="measure", description="Measure; close everything else first.")
+    benches = parser.add_subparsers(metavar="WHAT", required=True)
+    bench = benches.add_parser(
+        "denoiser",
+        help="images a second through generate, against the bare UNet",
+        description="Images a second at 16 requests at a time and at one, against the bare UNet on the same machine.",
+    )
+    bench.add_argument("--variant", help="default: the large one of the repository")
+    bench.add_argument("--rounds", type=int, default=3, help="default: 3")
+    bench.add_argument("--seconds", type=float, default=20.0, help="of each measurement of the server (default: 20)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    bench.add_argument("--url", help="use this running server, which must run on this machine (default: start one)")
+    bench.add_argument(
+        "--model-repository", type=Path, default=Path("model_repository"), help="default: model_repository"
+    )
+    bench.set_defaults(func=run_denoiser)
+
+
+def run_denoiser(args: argparse.Namespace) -> int:
+    if args.rounds < 1:
+        raise InvalidArgument.of("rounds", args.rounds, "1 or more")
+    deployment = deployment_of(args.model_repository)
+    variant = deployment.variant(args.variant or deployment.large)
+    job = denoiser.Job(variant.name, variant.num_inference_steps, variant.guidance_scale)
+    ceiling = BareUNet(_unet(args.model_repository, variant), _row_shapes(args.model_repository, variant))
+    pace = denoiser.Pace(rounds=args.rounds, served_s=args.seconds)
+    setups = candidate_setups(_MAX_ROWS)
+    machine = Machine.here()
+    with (
+        _server(args) as url,
+        Client(url, timeout_s=_PATIENCE_S) as client,
+        _bar(denoiser.measurements(setups, pace)) as bar,
+    ):
+
+        def paint(number: int) -> None:
+            outcome = client.generate(PROMPTS[number % len(PROMPTS)], seed=number, variant=variant.name).outcome
+            if outcome.steps_run != job.num_inference_steps or outcome.guidance_scale != job.guidance_scale:
+                raise Internal(f"served {outcome.steps_run} steps at guidance {outcome.guidance_scale}, not {job}")
+
+        def tell(doing: str) -> None:
+            bar.set_description(doing)
+            bar.update()
+
+        client.wait_ready()
+        measured = denoiser.measure(job, paint, ceiling, setups, pace, tell)
+    summary = denoiser.summarise(measured)
+    print(report.denoiser_text(measured, summary))
+    if args.json:
+        full = report.denoiser_report(measured, summary, pace, machine, versions(), now())
+        report.write_json(full, args.json)
+        print(f"report: {args.json}")
+    return 0
+
+
+@contextmanager
+def _server(args: argparse.Namespace) -> Iterator[str]:
+    if args.url:
+        yield args.url
+        return
+    with own_server(args.model_repository) as url:
+        yield url
+
+
+def _bar(measurements: int) -> tqdm[None]:
+    return tqdm(total=measurements, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+
+
+def _unet(repository: Path, variant: Variant) -> Path:
+    return repository / f"{variant.name}_unet" / "1" / "model.onnx"
+
+
+def _row_shapes(repository: Path, variant: Variant) -> RowShapes:
+    shapes, (width, height) = Shapes.read(repository, variant.name), variant.sizes[0]
+    side = shapes.vae_scale_factor
+    return RowShapes(
+        sample=(shapes.latent_channels, height // side, width // side),
+        encoder_hidden_states=(shapes.sequence_length, shapes.hidden_size),
+    )

@@ -1,0 +1,52 @@
+"""A server of one's own for the time of a command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from underpaint.client.messages import MODEL
+from underpaint.deployment import FILE_NAME, Deployment
+from underpaint.errors import InvalidArgument, Unsupported
+
+
+@contextmanager
+def own_server(repository: Path) -> Iterator[str]:
+    """Serve ``repository`` on free ports; yields the gRPC address.
+
+    Raises:
+        Unsupported: the packages to do so are not installed.
+        ServerStartError: see ``underpaint.server``.
+    """
+    try:
+        from underpaint.server import EmbeddedServer, ServerOptions
+    except ModuleNotFoundError as error:
+        raise Unsupported(
+            f"no {error.name} here to start a server with; pip install 'underpaint[embedded]', "
+            "or name a running server with --url"
+        ) from None
+    _say("starting tritonserver …")
+    started = time.monotonic()
+    with EmbeddedServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0)) as server:
+        _say(f"ready at {server.grpc_url} after {time.monotonic() - started:.1f} s")
+        yield server.grpc_url
+        _say("stopping tritonserver …")
+
+
+def deployment_of(repository: Path) -> Deployment:
+    """What a model repository serves.
+
+    Raises:
+        InvalidArgument: it is not one that ``underpaint render`` has written.
+    """
+    folder = repository / MODEL / "1"
+    if not (folder / FILE_NAME).is_file():
+        raise InvalidArgument.of("model repository", str(repository), f"a folder with {MODEL}/1/{FILE_NAME} in it")
+    return Deployment.load(folder)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
