@@ -1,0 +1,171 @@
+"""The other models of a server, as the front door sees them through its transport."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from underpaint.deployment import Deployment, Variant
+from underpaint.errors import Cancelled, NotFound, Unavailable
+from underpaint.front_door.door import DoorLimits, FrontDoor
+from underpaint.front_door.transport import Parameters, Tensors
+
+T = TypeVar("T")
+
+LARGE = Variant(
+    name="big",
+    num_inference_steps=25,
+    max_inference_steps=50,
+    guidance_scale=3.0,
+    max_guidance_scale=20.0,
+    sizes=((6, 4),),
+    schedulers=("ddim", "euler"),
+    prompt_tokens=22,
+)
+SMALL = replace(LARGE, name="little", num_inference_steps=10, prompt_tokens=7)
+DEPLOYMENT = Deployment("two", {"big": LARGE, "little": SMALL}, small="little", large="big")
+LIMITS = DoorLimits(
+    capacity=6, concurrency=3, timeout_s=10.0, attend_every_s=0.005, heartbeat_every_s=0.005, heartbeats_missed=2
+)
+PATIENCE_S = 20.0  # of a test, before it calls a deadlock a deadlock
+FAR_PAST_NS = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of an ensemble."""
+
+    model: str
+    inputs: Tensors
+    outputs: Sequence[str]
+    timeout_s: float
+    parameters: Parameters
+
+    @property
+    def request_id(self) -> str:
+        return str(self.parameters["request_id"])
+
+
+@dataclass
+class FakeServer:
+    """Ensembles that answer at once or, where ``slow``, when told to; denoisers that know what their ensembles paint.
+
+    Attributes:
+        slow: variants that paint until ``finish`` is called.
+        dead: variants whose denoiser answers nothing.
+        alive_since_ns: of every denoiser's process.
+        failure: what every ensemble raises.
+        prompt_tokens: what every tokenizer counts.
+        elsewhere: request ids that the denoiser of ``big`` got through another front door.
+        calls: of ensembles, in order.
+        asked: (variant, op, request id) of every question to a denoiser.
+    """
+
+    slow: frozenset[str] = frozenset()
+    dead: set[str] = field(default_factory=set)
+    alive_since_ns: int = FAR_PAST_NS
+    failure: BaseException | None = None
+    prompt_tokens: int = 5
+    elsewhere: set[str] = field(default_factory=set)
+    calls: list[Call] = field(default_factory=list)
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    most_at_once: int = 0
+    _painting: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        timeout_s: float,
+        parameters: Parameters | None = None,
+    ) -> Mapping[str, np.ndarray]:
+        given = dict(parameters or {})
+        if model.endswith("_denoiser"):
+            op = inputs["op"].item().decode()
+            answer = self._denoiser(model.removesuffix("_denoiser"), op, str(given["request_id"]))
+            for _ in range(5):  # an answer takes its time, and others may get theirs before it
+                await asyncio.sleep(0)
+            return answer
+        if model.endswith("_vae_decoder"):
+            return {"image": np.full((1, 4, 6, 3), int(inputs["latents"].flat[0]), np.uint8)}
+        return await self._ensemble(Call(model, dict(inputs), tuple(outputs), timeout_s, given))
+
+    def finish(self, request_id: str) -> None:
+        self._painting[request_id].set_result(None)
+
+    @property
+    def painting(self) -> list[str]:
+        """Request ids that ensembles hold at this moment."""
+        return list(self._painting)
+
+    async def until_painting(self, count: int) -> None:
+        while len(self._painting) < count:
+            await asyncio.sleep(0)
+
+    def cancelled(self) -> list[tuple[str, str]]:
+        """(variant, request id) of every cancellation that reached a denoiser."""
+        return [(variant, request_id) for variant, op, request_id in self.asked if op == "cancel"]
+
+    async def _ensemble(self, call: Call) -> dict[str, np.ndarray]:
+        self.calls.append(call)
+        if self.failure is not None:
+            raise self.failure
+        arrived_ns = time.monotonic_ns()
+        done = self._painting[call.request_id] = asyncio.get_running_loop().create_future()
+        self.most_at_once = max(self.most_at_once, len(self._painting))
+        if call.model not in self.slow:
+            asyncio.get_running_loop().call_soon(lambda: done.done() or done.set_result(None))
+        try:
+            await asyncio.wait_for(done, call.timeout_s)
+        except TimeoutError:
+            raise Unavailable(f"{call.model} did not answer within {call.timeout_s:.1f} s") from None
+        finally:
+            del self._painting[call.request_id]
+        times = [arrived_ns, arrived_ns + 1_000_000, arrived_ns + 3_000_000]
+        return {
+            "image": np.full(
+                (1, call.inputs["height"].item(), call.inputs["width"].item(), 3), len(self.calls), np.uint8
+            ),
+            "prompt_tokens": np.array([[self.prompt_tokens]], np.int32),
+            "timings_ns": np.array([times], np.int64),
+            "steps_run": call.inputs["num_inference_steps"],
+        }
+
+    def _denoiser(self, variant: str, op: str, request_id: str) -> dict[str, np.ndarray]:
+        self.asked.append((variant, op, request_id))
+        if variant in self.dead:
+            raise Unavailable(f"{variant}_denoiser did not answer within 2.0 s")
+        if op == "heartbeat":
+            return {"alive_since_ns": np.array([[self.alive_since_ns]], np.int64)}
+        here = (
+            any(c.request_id == request_id and c.model == variant for c in self.calls) and request_id in self._painting
+        )
+        if not here and not (variant == "big" and request_id in self.elsewhere):
+            raise NotFound(f"request_id: {request_id!r} is not being denoised here")
+        if op == "cancel" and here and not self._painting[request_id].done():
+            self._painting[request_id].set_exception(Cancelled(f"request {request_id} was cancelled at step 3"))
+        return {"progress": np.array([[3, 25]], np.int32), "latents": np.full((1, 2, 2, 2), 7, np.float32)}
+
+
+def open_door(server: FakeServer, **limits: Any) -> FrontDoor:
+    return FrontDoor(DEPLOYMENT, server, replace(LIMITS, **limits))
+
+
+def run(test: Coroutine[Any, Any, T]) -> T:
+    """Run an asynchronous test, which fails if it hangs, or if it loses an error of a task of its own."""
+    lost: list[str] = []
+
+    async def guarded() -> T:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: lost.append(f"{context['message']}: {context.get('exception')}"))
+        return await asyncio.wait_for(test, PATIENCE_S)
+
+    result = asyncio.run(guarded())
+    assert lost == []
+    return result

@@ -1,0 +1,55 @@
+"""What a caller is told beside the image."""
+
+from __future__ import annotations
+
+import json
+
+from underpaint.front_door.outcome import Outcome, Timings
+from underpaint.images import read_metadata, to_png
+from underpaint.requests import GenerateRequest
+
+OUTCOME = Outcome(
+    request_id="mine",
+    prompt="größer 赤",
+    negative_prompt="",
+    policy="vanilla",
+    variant="tiny-l",
+    start="noise",
+    seed=2**63 - 1,
+    scheduler="ddim",
+    num_inference_steps=25,
+    steps_run=25,
+    steps_skipped=0,
+    guidance_scale=3.0,
+    width=64,
+    height=64,
+    timings_ms=Timings(1.0, 2.0, 3.0, 4.0, 5.0, 15.0),
+    warnings=("prompt: 30 tokens",),
+)
+
+
+def test_the_report_is_readable_json() -> None:
+    text = OUTCOME.to_json()
+    assert "größer 赤" in text
+    raw = json.loads(text)
+    assert raw["timings_ms"] == {
+        "admission": 1.0,
+        "encode": 2.0,
+        "queue": 3.0,
+        "denoise": 4.0,
+        "decode": 5.0,
+        "total": 15.0,
+    }
+    assert raw["warnings"] == ["prompt: 30 tokens"]
+    assert raw["seed"] == 2**63 - 1
+
+
+def test_a_picture_says_enough_to_be_painted_again() -> None:
+    import numpy as np
+
+    metadata = read_metadata(to_png(np.zeros((2, 2, 3), np.uint8), OUTCOME.metadata()))
+    assert "timings_ms" not in metadata
+    assert "warnings" not in metadata
+    names = ["prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale", "scheduler", "variant"]
+    again = GenerateRequest.parse({name: metadata[name] for name in [*names, "policy", "width", "height"]})
+    assert (again.prompt, again.seed, again.variant) == (OUTCOME.prompt, OUTCOME.seed, OUTCOME.variant)
