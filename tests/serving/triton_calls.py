@@ -56,7 +56,7 @@ def cancel(url: str, request_id: str) -> None:
 def post(url: str, body: dict[str, Any] | str, model: str = "generate") -> tuple[int, dict[str, Any]]:
     """POST to Triton's ``/generate``, as curl would: status and JSON."""
     data = (body if isinstance(body, str) else json.dumps(body)).encode()
-    request = urllib.request.Request(f"http://{url}/v2/models/{model}/generate", data=data, method="POST")
+    request = urllib.request.Request(f"{url}/v2/models/{model}/generate", data=data, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.load(response)

@@ -131,6 +131,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         mc.model_output("timings_ns", "INT64", [3]),
         mc.model_output("progress", "INT32", [2]),
         mc.model_output("steps_run", "INT32", [1]),
+        mc.model_output("alive_since_ns", "INT64", [1]),
     ]
     parameters = {
         # The front door feels its pulse and errors those who wait for it, so a new process is all that is needed.

@@ -48,13 +48,13 @@ class Denoisers:
         step, total = (int(n) for n in outputs["progress"].reshape(-1))
         return Glimpse(step, total, outputs.get("latents"))
 
-    async def alive(self, variant: str) -> bool:
-        """Whether the denoiser answers at all."""
+    async def alive_since(self, variant: str) -> int | None:
+        """When the denoiser's process started (monotonic nanoseconds), or None if it does not answer."""
         try:
-            await self._ask(variant, "heartbeat", ["progress"], "heartbeat")
+            outputs = await self._ask(variant, "heartbeat", ["alive_since_ns"], "heartbeat")
         except UnderpaintError:
-            return False
-        return True
+            return None
+        return int(outputs["alive_since_ns"].item())
 
     async def preview(self, variant: str, latents: np.ndarray) -> np.ndarray:
         """Latents as pixels, uint8 [H, W, 3]."""

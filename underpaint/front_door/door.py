@@ -89,14 +89,21 @@ class FrontDoor:
             raise NotFound(f"request_id: no request {request_id!r} is being served")
 
     async def watch(self) -> None:
-        """Feel the pulse of every denoiser that owes an answer; runs for as long as the door is open."""
+        """Feel the pulse of every denoiser that owes an answer; runs for as long as the door is open.
+
+        A denoiser that is dead does not answer. One that has been replaced answers, but knows nothing of what its
+        predecessor was sent.
+        """
         missed: dict[str, int] = {}
         while True:
             await asyncio.sleep(self._limits.heartbeat_every_s)
             for variant in self._registry.variants_at_work():
-                missed[variant] = 0 if await self.denoisers.alive(variant) else missed.get(variant, 0) + 1
-                if missed[variant] >= self._limits.heartbeats_missed:
-                    self._registry.strand(variant)
+                alive_since_ns = await self.denoisers.alive_since(variant)
+                missed[variant] = missed.get(variant, 0) + 1 if alive_since_ns is None else 0
+                if alive_since_ns is not None:
+                    self._registry.strand(variant, before_ns=alive_since_ns)
+                elif missed[variant] >= self._limits.heartbeats_missed:
+                    self._registry.strand(variant, before_ns=time.monotonic_ns())
 
     @property
     def in_flight(self) -> int:
@@ -117,7 +124,7 @@ class FrontDoor:
     async def _paint(self, plan: Plan, request: GenerateRequest, sampling: Sampling, visit: Visit) -> Painting:
         await self._attend(self._painters.acquire(), visit)
         try:
-            visit.variant = plan.variant
+            visit.paint_with(plan.variant)
             errand = Errand(visit.request_id, visit.deadline_ns, self._timeout_s(visit))
             return await self._attend(paint(self._transport, plan, request, sampling, errand), visit)
         finally:

@@ -18,7 +18,7 @@ class Visit:
         request_id: unique among the visits of the moment.
         arrived_ns, deadline_ns: monotonic nanoseconds.
         hung_up: asks whether the caller has gone; a cancellation by id counts as well.
-        variant: which denoiser works on it at the moment, if any.
+        variant, painting_since_ns: which denoiser works on it at the moment, if any, and since when.
         withdrawn: cancelled by id.
         stranded: its denoiser has stopped answering.
     """
@@ -28,8 +28,13 @@ class Visit:
     deadline_ns: int | None
     hung_up: Callable[[], bool]
     variant: str | None = None
+    painting_since_ns: int = field(default=0, init=False)
     withdrawn: bool = field(default=False, init=False)
     stranded: bool = field(default=False, init=False)
+
+    def paint_with(self, variant: str) -> None:
+        """From now on ``variant`` works on it."""
+        self.variant, self.painting_since_ns = variant, time.monotonic_ns()
 
     def cancelled(self) -> bool:
         return self.withdrawn or self.hung_up()
@@ -83,7 +88,8 @@ class Registry:
         """The variants that owe an answer at the moment."""
         return {visit.variant for visit in self._visits.values() if visit.variant is not None}
 
-    def strand(self, variant: str) -> None:
-        """The denoiser of ``variant`` has died: whoever waits for it waits in vain."""
+    def strand(self, variant: str, before_ns: int) -> None:
+        """What the denoiser of ``variant`` was sent before ``before_ns`` has died with its process."""
         for visit in self._visits.values():
-            visit.stranded = visit.stranded or visit.variant == variant
+            if visit.variant == variant and visit.painting_since_ns < before_ns:
+                visit.stranded = True

@@ -54,6 +54,7 @@ class TritonPythonModel:
     """Operations: ``run`` (the default), ``cancel``, ``peek`` and ``heartbeat``."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
+        self._alive_since_ns = time.monotonic_ns()
         model = ModelArgs.of(args)
         raw = json.loads((model.folder / "scheduler_config.json").read_text())
         self._schedulers = {name: load_scheduler(raw, name) for name in scheduler_names(raw)}
@@ -113,7 +114,7 @@ class TritonPythonModel:
         answer(call.sender, tensors)
 
     def _heartbeat(self, call: _Call) -> None:
-        answer(call.sender, {"progress": _progress(0, 0)})
+        answer(call.sender, {"alive_since_ns": np.array([[self._alive_since_ns]], np.int64)})
 
     def _trajectory(self, inputs: Tensors) -> Trajectory:
         """The request's start: noise, a clean image's latents re-noised, or latents of an earlier step."""

@@ -223,7 +223,7 @@ def _check_side(side: str, declared: Sequence[Mapping[str, Any]], nodes: Mapping
             raise LoadError(
                 f"config.pbtxt declares the {side} {name} as {each['data_type']}, the graph has {node.type}"
             )
-        dims = (each.get("reshape") or {"shape": each["dims"]}).get("shape", [])
+        dims = each["reshape"].get("shape", []) if "reshape" in each else each["dims"]
         expected = [-1, *map(int, dims)] if batched else [*map(int, dims)]
         if not _fits(expected, node.shape):
             raise LoadError(f"config.pbtxt declares the {side} {name} as {expected}, the graph has {node.shape}")
