@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -11,6 +13,10 @@ from typing import Any, TypeVar
 from underpaint.errors import InvalidArgument
 
 Recipe = TypeVar("Recipe", bound="VariantRecipe | FamilyRecipe")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_NAME_ALLOWED = "lower-case letters, digits, . and - (an underscore separates a model's part from its name)"
+_FRONT_DOOR = "generate"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,24 @@ class VariantRecipe:
     unet_threads: int = 1
     unet_timeout_s: float = 10.0
 
+    def __post_init__(self) -> None:
+        self._hold("name", bool(_NAME.fullmatch(self.name)) and self.name != _FRONT_DOOR, _NAME_ALLOWED)
+        self._hold("sizes", _are_sizes(self.sizes), "one or more [width, height] in pixels")
+        steps, guidance = self.max_inference_steps, self.max_guidance_scale
+        self._hold("max_inference_steps", steps >= 1, "1 or more")
+        self._hold("num_inference_steps", 1 <= self.num_inference_steps <= steps, f"1 to {steps}, max_inference_steps")
+        self._hold("max_guidance_scale", 0 <= guidance < math.inf, "a finite number, 0 or more")
+        self._hold("guidance_scale", 0 <= self.guidance_scale <= guidance, f"0 to {guidance:g}, max_guidance_scale")
+        rows = 2 if guidance > 1 else 1
+        self._hold("max_rows", self.max_rows >= rows, f"{rows} or more, what one request takes")
+        self._hold("unet_instances", self.unet_instances >= 1, "1 or more")
+        self._hold("unet_threads", self.unet_threads >= 1, "1 or more")
+        self._hold("unet_timeout_s", 0 < self.unet_timeout_s < math.inf, "a finite number of seconds above 0")
+
+    def _hold(self, field: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise InvalidArgument.of(field, getattr(self, field), allowed)
+
 
 @dataclass(frozen=True)
 class FamilyRecipe:
@@ -42,35 +66,76 @@ class FamilyRecipe:
     large: str
     variants: tuple[VariantRecipe, ...]
 
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InvalidArgument.of("name", self.name, _NAME_ALLOWED)
+        names = [v.name for v in self.variants]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidArgument.of("variants", f"{name} twice", "each name once")
+        for role in ("small", "large"):
+            if getattr(self, role) not in names:
+                raise InvalidArgument.of(
+                    role, getattr(self, role), ", ".join(names) or "the name of a [[variants]] table"
+                )
+
 
 def load_recipe(path: Path) -> FamilyRecipe:
     """Read and check a recipe.
 
     Raises:
-        InvalidArgument: a name is unknown or missing, or a role names no variant.
+        InvalidArgument: there is no such file, it is no TOML, a name is unknown or missing, or a value is not allowed.
     """
-    raw = tomllib.loads(path.read_text())
-    variants = tuple(_build(VariantRecipe, _with_sizes(v), path) for v in raw.pop("variants", []))
-    family = _build(FamilyRecipe, {**raw, "variants": variants}, path)
-    for role in ("small", "large"):
-        if getattr(family, role) not in {v.name for v in variants}:
-            raise InvalidArgument.of(f"{path.name}: {role}", getattr(family, role), ", ".join(v.name for v in variants))
-    return family
+    if not path.is_file():
+        known = sorted(recipe.stem for recipe in path.parent.glob("*.toml"))
+        raise InvalidArgument.of("family", path.stem, ", ".join(known) or f"the name of a file in {path.parent}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidArgument(f"{path.name} is not TOML: {error}") from None
+    tables = raw.get("variants", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InvalidArgument(f"{path.name}: variants must be tables, each under a line [[variants]]")
+    variants = tuple(_build(VariantRecipe, _with_sizes(table), path) for table in tables)
+    return _build(FamilyRecipe, {**raw, "variants": variants}, path)
 
 
 def _with_sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {**raw, "sizes": tuple((width, height) for width, height in raw.get("sizes", ()))}
+    """TOML's lists as tuples; what is no list of lists stays for the check."""
+    sizes = raw.get("sizes")
+    if not isinstance(sizes, list):
+        return dict(raw)
+    return {**raw, "sizes": tuple(tuple(size) if isinstance(size, list) else size for size in sizes)}
+
+
+def _are_sizes(sizes: object) -> bool:
+    pairs = sizes if isinstance(sizes, tuple) else ()
+    return bool(pairs) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
+        for pair in pairs
+    )
 
 
 def _build(kind: type[Recipe], raw: Mapping[str, Any], path: Path) -> Recipe:
-    names = {f.name for f in fields(kind)}
-    required = {f.name for f in fields(kind) if f.default is MISSING}
-    for name in raw:
-        if name not in names:
-            raise InvalidArgument.of(f"{path.name}: key", name, ", ".join(sorted(names)))
-    missing = required - set(raw)
+    where = f"{path.name}: {raw.get('name', kind.__name__)}"
+    known = {f.name: f for f in fields(kind)}
+    for name, value in raw.items():
+        if name not in known:
+            raise InvalidArgument.of(f"{where}: key", name, ", ".join(sorted(known)))
+        _check_type(f"{where}: {name}", str(known[name].type), value)
+    missing = sorted(f.name for f in known.values() if f.default is MISSING and f.name not in raw)
     if missing:
-        raise InvalidArgument(
-            f"{path.name}: {', '.join(sorted(missing))} missing from {raw.get('name', kind.__name__)}"
+        raise InvalidArgument(f"{where}: {', '.join(missing)} missing")
+    try:
+        return kind(**raw)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{where}: {error}") from None
+
+
+def _check_type(field: str, annotation: str, value: object) -> None:
+    """Of what is annotated with a plain type; an integer may stand for a number."""
+    wanted = {"str": (str,), "int": (int,), "float": (int, float)}.get(annotation)
+    if wanted is not None and type(value) not in wanted:
+        raise InvalidArgument.of(
+            field, value, {"str": "a string", "int": "an integer", "float": "a number"}[annotation]
         )
-    return kind(**raw)
