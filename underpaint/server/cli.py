@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
     if args.print_command:
         _print_commands(options)
         return 0
+    server = EmbeddedServer(options)
     _configure_logging(logging.DEBUG if args.verbose else getattr(logging, args.log_level.upper()))
-    return _Session(EmbeddedServer(options)).run()
+    return _Session(server).run()
 
 
 def options_of(args: argparse.Namespace) -> ServerOptions:

@@ -45,18 +45,14 @@ def embedded_arguments(options: ServerOptions, runtime: Path, shm_prefix: str) -
 
 def native_line(options: ServerOptions, models: Sequence[str]) -> str:
     """What to type where tritonserver is installed, with its onnxruntime and python backends."""
-    return _line(["tritonserver", *tritonserver_arguments(options, models)])
+    return shlex.join(["tritonserver", *tritonserver_arguments(options, models)])
 
 
 def container_line(options: ServerOptions, models: Sequence[str]) -> str:
     """What to type to serve the same repository in the stock container."""
     inside = ServerOptions(Path("/models"), load_models=options.load_models, log_verbose=options.log_verbose)
-    serve = "pip install 'underpaint[serve]' && exec " + native_line(inside, models)
+    serve = f"pip install 'underpaint[serve]' && exec {native_line(inside, models)}"
     published = [f"-p{options.host}:{port}:{inside.ports[name]}" for name, port in options.ports.items()]
     repository = options.model_repository.resolve()
     flags = ["--rm", "-it", "--gpus=all", "--shm-size=1g", *published, f"-v{repository}:/models:ro"]
-    return _line(["docker", "run", *flags, CONTAINER, "bash", "-c", serve])
-
-
-def _line(words: Sequence[str]) -> str:
-    return shlex.join(words)
+    return shlex.join(["docker", "run", *flags, CONTAINER, "bash", "-c", serve])

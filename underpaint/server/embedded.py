@@ -15,6 +15,7 @@ from underpaint.server.logs import LogForwarder
 from underpaint.server.options import ServerOptions
 from underpaint.server.policy import ModelTraits, restart_delay_s
 from underpaint.server.process import TritonProcess, describe_exit
+from underpaint.server.runtime import compile_models
 from underpaint.server.supervisor import Supervisor, list_stubs
 
 LOG = logging.getLogger("underpaint.server")
@@ -31,6 +32,7 @@ class EmbeddedServer:
 
     def __init__(self, options: ServerOptions) -> None:
         self._installation, self._models = preflight.check(options)
+        compile_models(folder for model in self._models for folder in model.versions())
         self.options = options.with_free_ports()
         self._client = ControlClient(self.options.local_host, self.options.http_port)
         self._log = LogForwarder()

@@ -30,6 +30,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SHARED_MEMORY = Path("/dev/shm")
 _LOOK_EVERY_S = 0.05
+_LAST_WORDS_S = 0.3
 
 
 def main() -> int:
@@ -67,6 +68,8 @@ def _guard(server: subprocess.Popen[bytes], control: socket.socket, owner: int, 
         if command == "stop":
             server.terminate()
             deadline = time.monotonic() + grace_s
+        if deadline < float("inf") and not _children(server.pid):
+            deadline = min(deadline, time.monotonic() + _LAST_WORDS_S)  # its models are gone, it only counts seconds
         if command == "kill" or time.monotonic() > deadline:
             server.kill()
             return server.wait()
@@ -87,7 +90,7 @@ def _command(control: socket.socket) -> str:
 def _end_children() -> None:
     """Kill and reap every process that is left: the stubs, adopted when their tritonserver ended."""
     while True:
-        for pid in _children():
+        for pid in _children(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -96,9 +99,15 @@ def _end_children() -> None:
             return
 
 
-def _children() -> list[int]:
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(pid) for pid in text.split()]
+def _children(parent: int) -> list[int]:
+    """The living children of a process, whichever of its threads started them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, ppid = path.read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) == parent and state != "Z":
+                found.append(int(path.parent.name))
+    return found
 
 
 def _clean_up(shm_prefix: str, runtime: Path) -> None:

@@ -21,8 +21,8 @@ _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": log
 _NOISE = re.compile(
     r"CUDA driver|CudaDriverHelper|CUDA memory pool|unable to create stream|pinned memory pool|pinned system memory"
     r"|NVML|DCGM|Collecting (CPU|GPU|metrics)|no GPU"
-    r"|^loading: |^failed to load '[^']*'$|successfully (un)?loaded|TRITONBACKEND_ModelInstance|^Started .*Service|^Timeout \d+: Found"
-    r"|Waiting for in-flight requests|All models are stopped|^Signal \(\d+\) received"
+    r"|^loading: |^failed to load '[^']*'$|successfully (un)?loaded|TRITONBACKEND_ModelInstance|^Started .*Service"
+    r"|^Timeout \d+: Found|Waiting for in-flight requests|All models are stopped|^Signal \(\d+\) received"
     r"|^Creating TritonCache|^Initialized "
     r"|Non-graceful termination detected"
 )

@@ -56,10 +56,15 @@ class ModelTraits:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> ModelTraits:
-        """From the configuration that the server reports. A model with a heartbeat is taken to hold requests."""
+        """From the configuration that the server reports: parameters ``heartbeat`` ("true") and ``on_death``.
+
+        A model with a heartbeat, or a decoupled one, is taken to hold requests while it works on them, unless it says
+        that a reload will do: because it blocks, or because its callers look after themselves.
+        """
         parameters = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
         heartbeat = parameters.get("heartbeat") == "true"
-        default = OnDeath.RESTART_SERVER if heartbeat else OnDeath.RELOAD
+        holds_requests = heartbeat or config.get("model_transaction_policy", {}).get("decoupled", False)
+        default = OnDeath.RESTART_SERVER if holds_requests else OnDeath.RELOAD
         wanted = parameters.get("on_death")
         on_death = OnDeath(wanted) if wanted in {each.value for each in OnDeath} else default
         groups = tuple(group["name"] for group in config.get("instance_group", ()))

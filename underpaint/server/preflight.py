@@ -65,15 +65,14 @@ def check_model(model: ModelFolder) -> None:
             f"model {model.name} needs the backend {model.backend or '(none named)'}, the embedded server has "
             f"{', '.join(_BACKENDS)}: use NVIDIA's container, or leave it out with --load-model"
         )
-    versions = [path for path in model.path.iterdir() if path.is_dir() and path.name.isdecimal()]
+    versions = model.versions()
     if not versions:
         raise PreflightError(f"model {model.name} has no version folder: {model.path / '1'} should exist")
     if model.backend == ENSEMBLE:
         return
-    newest = max(versions, key=lambda path: int(path.name))
-    if not (newest / model.model_file).exists():
+    if not (versions[-1] / model.model_file).exists():
         raise PreflightError(
-            f"model {model.name} has no {model.model_file} in {newest}: build it ('underpaint build'), "
+            f"model {model.name} has no {model.model_file} in {versions[-1]}: build it ('underpaint build'), "
             "or leave it out with --load-model"
         )
 

@@ -20,7 +20,7 @@ from underpaint.server.command import embedded_arguments
 from underpaint.server.options import ServerOptions
 from underpaint.server.runtime import Installation, environment, lay_out
 
-_LAST_WORDS_S = 2.0  # what tritonserver may take beyond the grace that it grants its requests
+_UNLOADING_S = 2.0  # what tritonserver may take beyond the grace that it grants its requests
 
 
 class TritonProcess:
@@ -90,11 +90,9 @@ class TritonProcess:
 
 
 def describe_exit(status: int) -> str:
-    """An exit status in words."""
-    if status <= 128:
-        return f"exit status {status}"
+    """An exit status in words: of tritonserver, or (negative) of a guardian that was itself killed."""
     with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(status - 128).name}"
+        return f"killed by {signal.Signals(-status if status < 0 else status - 128).name}"
     return f"exit status {status}"
 
 
@@ -104,7 +102,7 @@ def _guardian_command(options: ServerOptions, runtime: Path, shm_prefix: str, co
         "-I",
         str(Path(guardian.__file__)),
         f"--control-fd={control_fd}",
-        f"--grace-s={options.stop_grace_s + _LAST_WORDS_S}",
+        f"--grace-s={options.stop_grace_s + _UNLOADING_S}",
         f"--shm-prefix={shm_prefix}",
         f"--runtime={runtime}",
     ]

@@ -26,6 +26,11 @@ class ModelFolder:
     processes: int
     children: tuple[str, ...]
 
+    def versions(self) -> list[Path]:
+        """The version folders, oldest first."""
+        numbered = [path for path in self.path.iterdir() if path.is_dir() and path.name.isdecimal()]
+        return sorted(numbered, key=lambda path: int(path.name))
+
 
 def read_models(repository: Path, patterns: Sequence[str]) -> list[ModelFolder]:
     """The models whose names match one of the shell patterns, by name. Raises ``PreflightError``."""

@@ -6,7 +6,7 @@ and the local response cache. Triton wants them laid out as a backend and a cach
 
 from __future__ import annotations
 
-import importlib.metadata
+import compileall
 import importlib.util
 import os
 import shutil
@@ -109,8 +109,6 @@ def environment(installation: Installation, folder: Path, base: Mapping[str, str
         "LD_LIBRARY_PATH": _path(libraries),
         # The stub embeds Python and finds its packages through the first python3 on PATH.
         "PATH": _path([str(Path(sys.prefix) / "bin"), base.get("PATH", "")]),
-        "PYTHONPATH": _path([base.get("PYTHONPATH", ""), _checkout()]),
-        "PYTHONUNBUFFERED": "1",
     }
 
 
@@ -118,10 +116,11 @@ def _path(entries: Iterable[str]) -> str:
     return os.pathsep.join(entry for entry in entries if entry)
 
 
-def _checkout() -> str:
-    """The folder that underpaint is imported from, where it runs without being installed."""
-    try:
-        importlib.metadata.distribution("underpaint")
-        return ""
-    except importlib.metadata.PackageNotFoundError:
-        return str(Path(__file__).resolve().parents[2])
+def compile_models(version_folders: Iterable[Path]) -> None:
+    """Have the bytecode of Python models written before Triton looks at their folders.
+
+    A ``__pycache__`` that appears later makes Triton take the model for modified, and load it a second time with the
+    next ensemble above it. (The stub's Python is isolated: it heeds no PYTHONDONTWRITEBYTECODE.)
+    """
+    for folder in version_folders:
+        compileall.compile_dir(folder, quiet=2, maxlevels=0)

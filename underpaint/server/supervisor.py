@@ -56,6 +56,7 @@ class Supervisor:
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._waiting: list[_Casualty] = []
         self._reloaded: list[_Casualty] = []
+        self._ailing: set[str] = set()  # models whose pulse is not felt: dead, waiting or being reloaded
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._look_after, name="triton-supervisor", daemon=True),
@@ -64,6 +65,7 @@ class Supervisor:
 
     def start(self) -> None:
         self._learn_models()
+        self._watch.look(list_stubs(self._server_pid))
         for thread in self._threads:
             thread.start()
 
@@ -104,6 +106,7 @@ class Supervisor:
 
     def _plan_reload(self, model: ModelTraits, pid: int, what: str) -> None:
         now = time.monotonic()
+        self._ailing.add(model.name)
         self._deaths[model.name].append(now)
         delay_s = restart_delay_s(self._deaths[model.name], self._options.restarts)
         if delay_s is None:
@@ -135,16 +138,21 @@ class Supervisor:
             self._plan_reload(casualty.model, casualty.pid, f"does not load again ({load_failure(str(error))})")
             return
         LOG.warning("%s: serves again after %.1f s", name, time.monotonic() - start)
+        self._ailing.discard(name)
         self._reloaded.append(_Casualty(casualty.model, casualty.pid, time.monotonic() + _ZOMBIE_GRACE_S))
 
     def _release_stranded(self, stubs: list[Stub], now: float) -> None:
-        """Restart the server if a model that holds requests died holding some: nothing else releases their callers."""
+        """Restart the server if a model that holds requests died holding some: nothing else releases their callers.
+
+        The dead process tells: it stays a zombie as long as its model has requests. (Those that reached it between
+        death and reload count too, although Triton did answer them.)
+        """
         due = [casualty for casualty in self._reloaded if casualty.due <= now]
         self._reloaded = [casualty for casualty in self._reloaded if casualty.due > now]
         zombies = {stub.pid for stub in stubs if stub.defunct}
         for casualty in due:
             if casualty.pid in zombies and casualty.model.on_death is OnDeath.RESTART_SERVER:
-                self._release_callers(f"{casualty.model.name} died with requests that nobody else can answer")
+                self._release_callers(f"{casualty.model.name} died with requests on it, which nobody else can answer")
                 return
 
     # The hung
@@ -154,11 +162,15 @@ class Supervisor:
             while not self._stopping.wait(self._options.heartbeat_s):
                 models = [traits for traits in list(self._traits.values()) if traits.heartbeat]
                 for traits, answered in zip(models, pool.map(self._answers, models), strict=True):
-                    if self._pulse.beat(traits.name, answered) and not self._stopping.is_set():
+                    if self._stopping.is_set():
+                        return
+                    if self._pulse.beat(traits.name, answered or traits.name in self._ailing):
                         self._end_hung(traits)
 
     def _answers(self, model: ModelTraits) -> bool:
         """Whether a model reacts at all: an error of its own is a sign of life too."""
+        if model.name in self._ailing:
+            return True
         try:
             self._client.generate(model.name, {"op": "heartbeat"}, self._options.heartbeat_timeout_s)
         except TritonError as error:
@@ -170,6 +182,7 @@ class Supervisor:
         return True
 
     def _end_hung(self, model: ModelTraits) -> None:
+        self._ailing.add(model.name)  # until the other thread has seen its death and reloaded it
         for stub in list_stubs(self._server_pid):
             if not stub.defunct and model.owns(stub.instance):
                 LOG.warning("%s: its process %d missed two heartbeats; killing it", model.name, stub.pid)

@@ -1,0 +1,53 @@
+"""The Python-based onnxruntime backend inside a real server."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from . import toys
+from .conftest import WEIGHT
+
+pytestmark = pytest.mark.server
+
+
+def ask(server, model, rows, width=4, first=0.0):
+    x = np.arange(rows * width, dtype=np.float32).reshape(rows, width) + np.float32(first)
+    t = np.arange(rows, dtype=np.float32).reshape(rows, 1)
+    return x, t, toys.infer(server.http_url, model, x=x, t=t)
+
+
+def test_an_answer_is_that_of_the_graph(server):
+    x, t, outputs = ask(server, "linear", rows=2)
+    np.testing.assert_allclose(outputs["y"], x @ WEIGHT + t)
+
+
+def test_requests_that_meet_run_as_one_batch(server):
+    before = toys.statistics(server.http_url, "linear")
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda n: ask(server, "linear", rows=1 + n % 2, first=n), range(4)))
+    after = toys.statistics(server.http_url, "linear")
+    for x, t, outputs in answers:
+        np.testing.assert_allclose(outputs["y"], x @ WEIGHT + t)
+    assert after["inference_count"] - before["inference_count"] == 6
+    assert after["execution_count"] - before["execution_count"] < 4
+
+
+def test_a_wrong_shape_fails_alone(server):
+    with ThreadPoolExecutor(3) as pool:
+        widths = [4, 5, 4]
+        answers = [each[2] for each in pool.map(lambda width: ask(server, "linear", 1, width), widths)]
+    assert [isinstance(answer, dict) for answer in answers] == [True, False, True]
+    status, message = answers[1]
+    assert status == 400 and "x" in message
+
+
+def test_each_instance_is_a_process(server):
+    assert len(server.stub_pids("linear")) == 1
+    assert len(server.stub_pids("linear_twice")) == 2
+
+
+def test_warm_up_ran_before_the_model_was_ready(server):
+    batches = toys.statistics(server.http_url, "linear")["batch_stats"]
+    warmed = next(each for each in batches if each["batch_size"] == 2)
+    assert warmed["compute_infer"]["count"] >= 3
