@@ -34,7 +34,9 @@ def test_a_stub_is_dead_when_defunct_in_two_looks():
     assert watch.look([alive]) == []
     assert watch.look([defunct]) == []
     assert watch.look([defunct]) == [Stub(7, "unet_0_0", defunct=True)]
-    assert watch.look([defunct]) == [], "reported once"
+    assert watch.look([defunct]) == [Stub(7, "unet_0_0", defunct=True)]
+    watch.bury(7)
+    assert watch.look([defunct]) == []
 
 
 def test_a_stub_that_was_unloaded_is_not_dead():

@@ -10,6 +10,7 @@ from types import TracebackType
 from underpaint.errors import ServerStartError
 from underpaint.server import preflight
 from underpaint.server.control import ControlClient
+from underpaint.server.errors import ServerEndedError
 from underpaint.server.loading import load_all, wait_live
 from underpaint.server.logs import LogForwarder
 from underpaint.server.options import ServerOptions
@@ -120,16 +121,15 @@ class EmbeddedServer:
         try:
             wait_live(self._client, lambda: process.exit_status is not None or self._stopping.is_set(), deadline)
             load_all(self._client, self._models, deadline)
-        except ServerStartError as error:
-            raise ServerStartError(self._explained(str(error))) from None
+        except ServerEndedError as error:
+            raise ServerStartError(self._obituary(str(error))) from None
         self._supervisor = Supervisor(self.options, self._client, process.pid, self._release_callers)
         self._supervisor.start()
 
-    def _explained(self, message: str) -> str:
-        status = self._process.exit_status if self._process else None
-        if status is None:
-            return message
-        return f"{message} ({describe_exit(status)}; its last error: {self._log.last_error or 'none'})"
+    def _obituary(self, message: str) -> str:
+        assert self._process is not None
+        how = describe_exit(self._process.kill())  # waits for the end of one that is ending
+        return f"{message} ({how}; its last error: {self._log.last_error or 'none'})"
 
     def _end_run(self, gently: bool) -> None:
         if self._supervisor is not None:
@@ -148,9 +148,8 @@ class EmbeddedServer:
 
     def _reason_to_restart(self) -> str:
         wanted, self._restart_wanted = self._restart_wanted, ""
-        status = self._process.exit_status if self._process else None
-        if status is not None:
-            return self._explained("tritonserver ended by itself")
+        if self._process is not None and self._process.exit_status is not None:
+            return self._obituary("tritonserver ended by itself")
         return wanted
 
     def _release_callers(self, reason: str) -> None:

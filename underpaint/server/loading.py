@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 from underpaint.errors import ServerStartError
 from underpaint.server.control import ControlClient, TritonError
+from underpaint.server.errors import ServerEndedError
 from underpaint.server.logs import load_failure
 from underpaint.server.repository import ModelFolder, load_waves
 
@@ -22,7 +23,7 @@ def wait_live(client: ControlClient, ended: Callable[[], bool], deadline: float)
     """Wait until the server answers. Raises ``ServerStartError`` if it ends or ``deadline`` (monotonic) passes."""
     while not client.live():
         if ended():
-            raise ServerStartError("tritonserver ended before it answered")
+            raise ServerEndedError("tritonserver ended before it answered")
         if time.monotonic() > deadline:
             raise ServerStartError("tritonserver does not answer: give it longer with --start-timeout")
         time.sleep(_LOOK_EVERY_S)
@@ -56,5 +57,5 @@ def _result(load: Future[float], model: str) -> float:
         raise ServerStartError(f"model {model} does not load: {load_failure(str(error))}") from None
     except TimeoutError:
         raise ServerStartError(f"model {model} was not loaded in time: give it longer with --start-timeout") from None
-    except OSError as error:
-        raise ServerStartError(f"tritonserver ended while loading model {model} ({error})") from None
+    except OSError:
+        raise ServerEndedError(f"tritonserver ended while loading model {model}") from None

@@ -24,7 +24,8 @@ _NOISE = re.compile(
     r"|^loading: |^failed to load '[^']*'$|successfully (un)?loaded|TRITONBACKEND_ModelInstance|^Started .*Service"
     r"|^Timeout \d+: Found|Waiting for in-flight requests|All models are stopped|^Signal \(\d+\) received"
     r"|^Creating TritonCache|^Initialized "
-    r"|Non-graceful termination detected"
+    r"|Non-graceful termination detected|^Failed to initialize Python stub|^ERROR: Failed to create instance"
+    r"|^At:$|^  .+\(\d+\): \S+$"  # the stack that follows a Python error of which the first line is told anyway
 )
 _LOAD_FAILURE = re.compile(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ")
 _TABLE = re.compile(r"^[+|].*[+|]$")
@@ -76,11 +77,13 @@ class LogForwarder:
             return
         if line.level >= logging.ERROR:
             self.last_error = one_line(line.text)
-        LOG.log(line.level, "%s", line.text, extra={"source": line.source})
+        # An error comes with its Python stack, for those who debug.
+        text = line.text if LOG.isEnabledFor(logging.DEBUG) else one_line(line.text)
+        LOG.log(line.level, "%s", text, extra={"source": line.source})
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """The gist of an error of Triton's: without the Python stack that it appends, in one line."""
+    """The gist of what Triton says: in one line, without the Python stack that it appends to errors."""
     gist = " ".join(re.split(r"\n\s*\nAt:", text, maxsplit=1)[0].split()).rstrip(";, ")
     return gist if len(gist) <= limit else f"{gist[:limit]}…"
 

@@ -90,17 +90,24 @@ class StubWatch:
     def __init__(self) -> None:
         self._instances: dict[int, str] = {}
         self._defunct_once: set[int] = set()
-        self._reported: set[int] = set()
+        self._buried: set[int] = set()
+
+    def meet(self, stubs: Iterable[Stub]) -> None:
+        """Take note of the living."""
+        self._instances.update({stub.pid: stub.instance for stub in stubs if not stub.defunct})
 
     def look(self, stubs: Iterable[Stub]) -> list[Stub]:
-        """Stubs newly known to be dead: seen alive once, then defunct in two looks running."""
+        """The dead: seen alive once, then defunct in two looks running, and not buried yet."""
         stubs = list(stubs)
-        self._instances.update({stub.pid: stub.instance for stub in stubs if not stub.defunct})
+        self.meet(stubs)
         defunct = {stub.pid for stub in stubs if stub.defunct and stub.pid in self._instances}
-        dead = (defunct & self._defunct_once) - self._reported
+        dead = (defunct & self._defunct_once) - self._buried
         self._defunct_once = defunct
-        self._reported |= dead
         return [Stub(pid, self._instances[pid], defunct=True) for pid in sorted(dead)]
+
+    def bury(self, pid: int) -> None:
+        """Its death was seen to: ``look`` need not tell of it any more."""
+        self._buried.add(pid)
 
 
 class Pulse:

@@ -27,7 +27,7 @@ class TritonProcess:
     """A running tritonserver under its guardian. ``on_line`` gets every line that the server or a model prints."""
 
     def __init__(self, options: ServerOptions, installation: Installation, on_line: Callable[[str], None]) -> None:
-        self.runtime = Path(tempfile.mkdtemp(prefix="underpaint-"))
+        self.runtime = Path(tempfile.mkdtemp(prefix=f"underpaint-{os.getpid()}-"))
         self.shm_prefix = f"underpaint-{os.getpid()}-{secrets.token_hex(4)}-"
         lay_out(installation, self.runtime)
         arguments = embedded_arguments(options, self.runtime, self.shm_prefix)

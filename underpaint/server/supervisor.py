@@ -38,7 +38,7 @@ class _Casualty:
 
 
 class Supervisor:
-    """Two threads: one looks at the processes and reloads, the other feels the models' pulse.
+    """Two threads: one looks at the processes, the other feels the models' pulse; and one for each reload.
 
     ``release_callers(reason)`` asks for a restart of tritonserver, where nothing less helps.
     """
@@ -56,7 +56,8 @@ class Supervisor:
         self._deaths: dict[str, list[float]] = defaultdict(list)
         self._waiting: list[_Casualty] = []
         self._reloaded: list[_Casualty] = []
-        self._ailing: set[str] = set()  # models whose pulse is not felt: dead, waiting or being reloaded
+        self._under_reload: set[str] = set()  # models that are waiting to be reloaded, or being so
+        self._hung: set[str] = set()  # models whose process was just killed
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._look_after, name="triton-supervisor", daemon=True),
@@ -65,7 +66,7 @@ class Supervisor:
 
     def start(self) -> None:
         self._learn_models()
-        self._watch.look(list_stubs(self._server_pid))
+        self._watch.meet(list_stubs(self._server_pid))
         for thread in self._threads:
             thread.start()
 
@@ -88,11 +89,12 @@ class Supervisor:
             self._learn_models()
         for stub in self._watch.look(stubs):
             model = self._owner(stub)
-            if model is not None and not any(each.model.name == model.name for each in self._waiting):
+            if model is not None and model.name not in self._under_reload:
+                self._watch.bury(stub.pid)
                 self._plan_reload(model, stub.pid, f"its process {stub.pid} died")
         for casualty in [each for each in self._waiting if each.due <= time.monotonic()]:
             self._waiting.remove(casualty)
-            self._reload(casualty)
+            threading.Thread(target=self._reload, args=[casualty], name="triton-reload", daemon=True).start()
         self._release_stranded(stubs, time.monotonic())
 
     def _owner(self, stub: Stub) -> ModelTraits | None:
@@ -106,7 +108,8 @@ class Supervisor:
 
     def _plan_reload(self, model: ModelTraits, pid: int, what: str) -> None:
         now = time.monotonic()
-        self._ailing.add(model.name)
+        self._under_reload.add(model.name)
+        self._hung.discard(model.name)
         self._deaths[model.name].append(now)
         delay_s = restart_delay_s(self._deaths[model.name], self._options.restarts)
         if delay_s is None:
@@ -117,14 +120,10 @@ class Supervisor:
 
     def _give_up(self, model: ModelTraits, what: str) -> None:
         limits = self._options.restarts
-        LOG.error(
-            "%s: %s, for the %dth time within %.0f s; it is unloaded, and stays so until somebody loads it",
-            model.name,
-            what,
-            limits.burst + 1,
-            limits.window_s,
-        )
+        LOG.error("%s: %s, after %d reloads in %.0f s: giving up", model.name, what, limits.burst, limits.window_s)
+        LOG.error("%s: unloaded, and stays so until somebody loads it", model.name)
         self._client.unload(model.name)
+        self._under_reload.discard(model.name)  # whoever loads it has it supervised again
 
     def _reload(self, casualty: _Casualty) -> None:
         start = time.monotonic()
@@ -137,9 +136,12 @@ class Supervisor:
         except TritonError as error:
             self._plan_reload(casualty.model, casualty.pid, f"does not load again ({load_failure(str(error))})")
             return
+        except OSError:
+            return  # tritonserver ended
+        self._watch.meet(list_stubs(self._server_pid))
         LOG.warning("%s: serves again after %.1f s", name, time.monotonic() - start)
-        self._ailing.discard(name)
         self._reloaded.append(_Casualty(casualty.model, casualty.pid, time.monotonic() + _ZOMBIE_GRACE_S))
+        self._under_reload.discard(name)
 
     def _release_stranded(self, stubs: list[Stub], now: float) -> None:
         """Restart the server if a model that holds requests died holding some: nothing else releases their callers.
@@ -147,10 +149,9 @@ class Supervisor:
         The dead process tells: it stays a zombie as long as its model has requests. (Those that reached it between
         death and reload count too, although Triton did answer them.)
         """
-        due = [casualty for casualty in self._reloaded if casualty.due <= now]
-        self._reloaded = [casualty for casualty in self._reloaded if casualty.due > now]
         zombies = {stub.pid for stub in stubs if stub.defunct}
-        for casualty in due:
+        for casualty in [each for each in self._reloaded if each.due <= now]:
+            self._reloaded.remove(casualty)
             if casualty.pid in zombies and casualty.model.on_death is OnDeath.RESTART_SERVER:
                 self._release_callers(f"{casualty.model.name} died with requests on it, which nobody else can answer")
                 return
@@ -164,12 +165,12 @@ class Supervisor:
                 for traits, answered in zip(models, pool.map(self._answers, models), strict=True):
                     if self._stopping.is_set():
                         return
-                    if self._pulse.beat(traits.name, answered or traits.name in self._ailing):
+                    if self._pulse.beat(traits.name, answered or self._is_ailing(traits)):
                         self._end_hung(traits)
 
     def _answers(self, model: ModelTraits) -> bool:
         """Whether a model reacts at all: an error of its own is a sign of life too."""
-        if model.name in self._ailing:
+        if self._is_ailing(model):
             return True
         try:
             self._client.generate(model.name, {"op": "heartbeat"}, self._options.heartbeat_timeout_s)
@@ -181,8 +182,12 @@ class Supervisor:
             return True  # no server, which is not the model's fault
         return True
 
+    def _is_ailing(self, model: ModelTraits) -> bool:
+        """Whether a model is known to be in no state to answer; nothing follows from its silence then."""
+        return model.name in self._under_reload or model.name in self._hung
+
     def _end_hung(self, model: ModelTraits) -> None:
-        self._ailing.add(model.name)  # until the other thread has seen its death and reloaded it
+        self._hung.add(model.name)
         for stub in list_stubs(self._server_pid):
             if not stub.defunct and model.owns(stub.instance):
                 LOG.warning("%s: its process %d missed two heartbeats; killing it", model.name, stub.pid)
