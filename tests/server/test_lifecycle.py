@@ -72,6 +72,14 @@ def test_a_model_that_does_not_load_ends_the_start(small):
     assert set(traces(os.getpid())) == before
 
 
+def test_an_onnx_model_that_does_not_load_says_why(tmp_path):
+    config = toys.LINEAR.replace('name: "t"', 'name: "u"')
+    toys.onnx_model(tmp_path, "linear", toys.linear_graph(np.ones((4, 3))), config)
+    why = "linear: config.pbtxt declares the input u, the graph has x, t"
+    with pytest.raises(ServerStartError, match=rf"^model linear does not load: .*{why}$"):
+        EmbeddedServer(any_ports(tmp_path)).start()
+
+
 def test_a_model_that_dies_again_and_again_is_given_up(small):
     limits = RestartLimits(burst=1)
     with EmbeddedServer(any_ports(small, restarts=limits)) as server:

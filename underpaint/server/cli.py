@@ -1,4 +1,4 @@
-"""``underpaint serve``: a Triton server on this machine, from a model repository, without a container."""
+"""``underpaint serve``: a Triton server on this machine, without a container."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``serve`` to the command line."""
     parser = subparsers.add_parser(
-        "serve", help="serve a model repository with the embedded Triton server", description=__doc__
+        "serve",
+        help="serve a model repository with the embedded Triton server",
+        description="Serve a model repository with a Triton server on this machine, without a container.",
     )
     _add_arguments(parser)
     parser.set_defaults(func=run)

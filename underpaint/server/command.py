@@ -21,7 +21,7 @@ def tritonserver_arguments(options: ServerOptions, models: Sequence[str] = ()) -
         f"--http-port={options.http_port}",
         f"--grpc-port={options.grpc_port}",
         f"--metrics-port={options.metrics_port}",
-        f"--log-verbose={int(options.log_verbose)}",
+        *(["--log-verbose=1"] if options.log_verbose else []),
         f"--cache-config=local,size={options.response_cache_bytes}",
         f"--backend-config=python,shm-default-byte-size={options.shm_initial_bytes}",
         f"--backend-config=python,shm-growth-byte-size={options.shm_growth_bytes}",

@@ -43,6 +43,7 @@ class EmbeddedServer:
         self._restarts: list[float] = []
         self._restart_wanted = ""  # by the supervisor, with the reason
         self._restarting = threading.Event()
+        self._loaded = threading.Event()
         self._stopping = threading.Event()
         self._over = threading.Event()
         self.failure = ""
@@ -83,7 +84,7 @@ class EmbeddedServer:
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Wait until the server and all its models are ready, as after a restart."""
         deadline = time.monotonic() + timeout_s
-        while not self._client.ready():
+        while not (self._loaded.is_set() and self._client.ready()):
             if self.failure or time.monotonic() > deadline:
                 raise ServerStartError(self.failure or f"the server was not ready within {timeout_s:g} s")
             time.sleep(_LOOK_EVERY_S)
@@ -125,6 +126,7 @@ class EmbeddedServer:
             raise ServerStartError(self._obituary(str(error))) from None
         self._supervisor = Supervisor(self.options, self._client, process.pid, self._release_callers)
         self._supervisor.start()
+        self._loaded.set()
 
     def _obituary(self, message: str) -> str:
         assert self._process is not None
@@ -132,6 +134,7 @@ class EmbeddedServer:
         return f"{message} ({how}; its last error: {self._log.last_error or 'none'})"
 
     def _end_run(self, gently: bool) -> None:
+        self._loaded.clear()
         if self._supervisor is not None:
             self._supervisor.stop()
         if self._process is not None:

@@ -65,7 +65,6 @@ class Supervisor:
         ]
 
     def start(self) -> None:
-        self._learn_models()
         self._watch.meet(list_stubs(self._server_pid))
         for thread in self._threads:
             thread.start()
