@@ -125,11 +125,12 @@ def table(pictures: Sequence[Picture]) -> str:
 
 
 _UNIT = "milliseconds in each stage"
+_PROMPT = 44  # characters of it in the table
 
 
 def _cells(picture: Picture) -> list[str]:
     outcome = picture.outcome
-    prompt = outcome.prompt if len(outcome.prompt) <= 48 else f"{outcome.prompt[:47]}…"
+    prompt = outcome.prompt if len(outcome.prompt) <= _PROMPT else f"{outcome.prompt[: _PROMPT - 1]}…"
     stages = [f"{ms:.1f}" for ms in astuple(outcome.timings_ms)]
     return [prompt, outcome.variant, str(outcome.seed), str(outcome.steps_run), *stages]
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 
 from underpaint.client.address import Address
-from underpaint.errors import DeadlineExceeded, Unavailable, UnderpaintError, from_status
+from underpaint.errors import Cancelled, DeadlineExceeded, Unavailable, UnderpaintError, from_status
 
-_DEADLINE = re.compile(r"([\w.-]+: )?deadline passed")  # a model's name may stand before it
+# Triton has no status for a missed deadline, and over HTTP none for a cancelled request; our phrases tell.
+_PHRASES: dict[str, type[UnderpaintError]] = {
+    r"deadline passed (at|before) ": DeadlineExceeded,
+    r"request \S+ was cancelled": Cancelled,
+}
 
 
 def of_server(status: str, message: str) -> UnderpaintError:
-    """The server's own error. Triton has no status for a missed deadline, but our server has a phrase."""
-    return DeadlineExceeded(message) if _DEADLINE.match(message) else from_status(status, message)
+    """The server's own error."""
+    for phrase, kind in _PHRASES.items():
+        if re.match(phrase, message):
+            return kind(message)
+    return from_status(status, message)
 
 
 def no_server(address: Address) -> Unavailable:

@@ -25,7 +25,6 @@ from underpaint.errors import UnderpaintError, Unsupported
 _STATUSES = {
     "400": "INVALID_ARG",
     "404": "NOT_FOUND",
-    "499": "CANCELLED",
     "501": "UNSUPPORTED",
     "503": "UNAVAILABLE",
 }

@@ -21,7 +21,7 @@ STREAM_MODEL = "generate_stream"
 
 # How much longer than its deadline a client waits: the server ends the request by itself, unless it cannot.
 _GRACE_S = 5.0
-_NUMPY: dict[str, Any] = {"STRING": np.object_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+_NUMPY: dict[str, Any] = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
 
 
 class Wishes(TypedDict, total=False):
@@ -94,7 +94,13 @@ def event_of(tensors: Tensors) -> Progress | Picture:
 
 
 def _tensor(name: str, dtype: str, value: Any) -> np.ndarray:
-    return np.array([_encode(name, value) if isinstance(value, str) else value], dtype=_NUMPY[dtype])
+    if isinstance(value, str):
+        return np.array([_encode(name, value)], dtype=np.object_)
+    wanted = np.dtype(_NUMPY[dtype])
+    limits = np.finfo(wanted) if wanted.kind == "f" else np.iinfo(wanted)
+    if not limits.min <= value <= limits.max:
+        raise InvalidArgument.of(name, value, f"at most {limits.max}")
+    return np.array([value], dtype=wanted)
 
 
 def _encode(name: str, text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -30,10 +31,43 @@ def own_server(repository: Path) -> Iterator[str]:
         ) from None
     _say("starting tritonserver …")
     started = time.monotonic()
-    with EmbeddedServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0)) as server:
+    server = EmbeddedServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0))
+    with _status_line("underpaint.server"):
+        server.start()
+    try:
         _say(f"ready at {server.grpc_url} after {time.monotonic() - started:.1f} s")
         yield server.grpc_url
+    finally:
         _say("stopping tritonserver …")
+        server.stop()
+
+
+@contextmanager
+def _status_line(logger: str) -> Iterator[None]:
+    """Meanwhile, show what ``logger`` has to say in one line that is overwritten; on a terminal only."""
+    handler = _StatusLine(logging.INFO)
+    log, level = logging.getLogger(logger), logging.getLogger(logger).level
+    if not sys.stderr.isatty():
+        yield
+        return
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.clear()
+
+
+class _StatusLine(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"\r\x1b[K{record.getMessage()}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
 
 
 def deployment_of(repository: Path) -> Deployment:
