@@ -95,13 +95,14 @@ async def _paint_waves(target: Target) -> list[Wave]:
 
 
 async def _paint_wave(client: AsyncClient, variant: str | None, bar: tqdm[None]) -> Wave:
-    bar.set_description(variant or "server's choice")
-
     async def paint(seed: int, prompt: str) -> Picture:
         picture = await client.generate(prompt, seed=seed, variant=variant)
         bar.update()
         return picture
 
+    tqdm.write(
+        f"painting {len(PROMPTS)} prompts at once with {variant or 'what the server chooses'} …", file=sys.stderr
+    )
     started = time.monotonic()
     pictures = await asyncio.gather(*(paint(seed, prompt) for seed, prompt in enumerate(PROMPTS, start=1)))
     return Wave(tuple(pictures), time.monotonic() - started)

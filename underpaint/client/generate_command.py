@@ -130,7 +130,7 @@ async def _paint(
     async with turn:
         started = time.monotonic()
         picture = await _picture(client, bar, args, order)
-        picture.save(order.path)
+        _save(picture, order.path)
         _tell(picture, order.path, time.monotonic() - started, args.json)
 
 
@@ -146,6 +146,13 @@ async def _picture(client: AsyncClient, bar: _Bar, args: argparse.Namespace, ord
             bar.advance(event.step - shown, event.total)
             shown = event.step
     raise AssertionError("a stream ends with its picture or with an error")
+
+
+def _save(picture: Picture, path: Path) -> None:
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise InvalidArgument.of("output", str(path), f"a file that can be written ({error.strerror})") from None
 
 
 def _streams(url: str) -> bool:

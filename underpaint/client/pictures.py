@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from underpaint.images import to_png
 class Picture:
     """An image, uint8 [H, W, 3], and the server's report on how it was made."""
 
-    image: np.ndarray
+    image: np.ndarray = field(repr=False)
     outcome: Outcome
 
     def png(self) -> bytes:
@@ -38,4 +38,4 @@ class Progress:
 
     step: int
     total: int
-    preview: np.ndarray | None = None
+    preview: np.ndarray | None = field(default=None, repr=False)
