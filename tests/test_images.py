@@ -32,7 +32,8 @@ def test_metadata_comes_back_as_it_went_in(metadata: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["ein kleiner roter Kreis über Blau", "赤い円", "دائرة حمراء", "👩‍🎨 at work", 'quotes " and \\ and \n']
+    "prompt",
+    ["ein kleiner roter Kreis über Blau", "赤い円", "دائرة حمراء", "👩‍🎨 at work", 'the quotes " and \\ and \n'],
 )
 def test_prompts_of_every_script_come_back(prompt: str) -> None:
     metadata = {"prompt": prompt, "seed": 2**63 - 1}
@@ -40,6 +41,7 @@ def test_prompts_of_every_script_come_back(prompt: str) -> None:
     assert read_metadata(png) == metadata
     with Image.open(io.BytesIO(png)) as image:
         assert image.text["parameters"] == f"prompt: {prompt}, seed: {2**63 - 1}"
+        assert prompt[:3] in image.text[METADATA_KEY]  # readable without a JSON parser
 
 
 def test_pixels_come_back_unchanged() -> None:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,15 @@ def test_shapes_come_from_the_components(other_repository: Path) -> None:
     assert (unet.max_batch_size, unet.instance_group[0].count) == (6, 3)
     assert list(configs["other_tokenizer"].output[0].dims) == [77]
     assert list(configs["quick_vae_encoder"].input[0].dims) == [-1, -1, 3]
+
+
+def test_height_comes_before_width(other_repository: Path) -> None:
+    wide = replace(OTHER, variants=(replace(OTHER.variants[0], sizes=((64, 32),)),))
+    configs = parse(render(wide, other_repository))
+    assert list(configs["quick_unet"].input[0].dims) == [16, 4, 8]
+    assert list(configs["quick_vae_decoder"].input[0].dims) == [16, 4, 8]
+    assert list(configs["quick_vae_encoder"].input[0].dims) == [32, 64, 3]
+    check_warm_up("quick_unet", configs["quick_unet"])
 
 
 # What the front door expects ----------------------------------------------------------------------------------------

@@ -299,15 +299,28 @@ def test_cancelling_what_is_done_changes_nothing(studio: Callable[..., Studio]) 
     assert latents(future) is sample
 
 
-def test_a_successor_of_a_cancelled_request_is_not_its_heir(studio: Callable[..., Studio]) -> None:
+@pytest.mark.parametrize("steps", [2, 9])  # cancelled in its last call, or before
+def test_a_successor_of_a_cancelled_request_is_not_its_heir(studio: Callable[..., Studio], steps: int) -> None:
     gate, heir = Gate(), Painting(2, steps=4)
     one = studio(FakeUNet({1: gate}))
-    one.submit(Painting(1, steps=9), name="same")
+    predecessor = one.submit(Painting(1, steps=steps), name="same")
     gate.wait()
     one.engine.cancel("same")
     future = one.submit(heir, name="same")
     gate.open()
     np.testing.assert_allclose(latents(future), heir.path()[-1], atol=TOLERANCE)
+    assert isinstance(predecessor.exception(0), Cancelled)
+
+
+def test_a_request_cancelled_in_its_last_call_is_not_answered_twice(studio: Callable[..., Studio]) -> None:
+    gate = Gate()
+    one = studio(FakeUNet({1: gate}))
+    future = one.submit(Painting(1, steps=2))
+    gate.wait()
+    assert one.engine.cancel("r1") is True
+    gate.open()
+    latents(one.submit(Painting(2)))  # the thread lives on
+    assert isinstance(future.exception(0), Cancelled)
 
 
 def test_a_late_request_leaves_at_the_next_turn(studio: Callable[..., Studio]) -> None:

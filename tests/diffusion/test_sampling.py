@@ -142,9 +142,12 @@ def test_levels_are_what_the_parametrisation_promises(steps: int) -> None:
 
 
 def test_noise_alone_starts_at_the_schedules_own_strength() -> None:
-    leading = load_scheduler({**CONFIG, "_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspace"})
-    for table in (*all_schedules(7), leading.schedule(7)):
-        np.testing.assert_allclose(table.start_from_noise(NOISE), NOISE * table.initial_sigma, rtol=1e-6)
+    for table in all_schedules(7):
+        np.testing.assert_allclose(table.start_from_noise(NOISE), NOISE, rtol=1e-6)
+    raw = {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "timestep_spacing": "linspace"}
+    table = load_scheduler(raw).schedule(7)
+    assert 0.9 < table.initial_sigma < 0.9999
+    np.testing.assert_allclose(table.start_from_noise(NOISE), table.sigmas[0] * NOISE, rtol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 2_000_000_000])

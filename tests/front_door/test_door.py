@@ -453,7 +453,7 @@ def test_who_waits_for_a_denoiser_that_was_replaced_is_told() -> None:
         lost = serving(door, "lost")
         await server.until_painting(1)
         server.alive_since_ns = time.monotonic_ns()
-        await ends_with(Unavailable, lost)
+        await ends_with(Unavailable, lost, "try again")
         kept = serving(door, "kept")  # sent to the new one
         await server.until_painting(1)
         beats = len(server.asked)
@@ -528,6 +528,25 @@ def test_a_second_painting_can_be_cancelled_too(small_first: SmallFirst) -> None
 
     run(scenario())
     assert set(server.cancelled()) == {("big", "mine")}
+
+
+def test_between_two_paintings_no_denoiser_works_on_a_request(small_first: SmallFirst) -> None:
+    server = FakeServer(slow=SLOW)
+    door = open_door(server, concurrency=1)
+
+    async def scenario() -> None:
+        between = asyncio.create_task(door.serve(circle("between", policy="small_first")))
+        other = serving(door, "other")
+        while "other" not in server.painting:  # which took its place
+            await asyncio.sleep(0)
+        assert small_first.judged == ["little"]
+        assert door.variant_of("between") is None
+        await door.cancel("between")
+        await ends_with(Cancelled, between)
+        server.finish("other")
+        await other
+
+    run(scenario())
 
 
 def test_limits_of_the_second_variant_hold_too(small_first: SmallFirst) -> None:
