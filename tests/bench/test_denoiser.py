@@ -103,7 +103,7 @@ def test_measuring_alternates_and_pairs(tmp_path: Path) -> None:
     assert len({cycle.worker for cycle in measured.rounds[0].many}) == CONCURRENCY
 
     summary = summarise(measured)
-    report = denoiser_report(measured, summary, QUICK, Machine.here(), versions(), now())
+    report = denoiser_report(measured, summary, QUICK, Machine.here(0.01), versions(), now())
     write_json(report, tmp_path / "reports" / "f.json")
     read = json.loads((tmp_path / "reports" / "f.json").read_text())
     assert {"images_per_s", "ceiling_images_per_s", "efficiency", "efficiency_single"} <= set(read)

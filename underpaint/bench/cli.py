@@ -53,6 +53,9 @@ def run_denoiser(args: argparse.Namespace) -> int:
     pace = denoiser.Pace(rounds=args.rounds, served_s=args.seconds)
     setups = candidate_setups(_MAX_ROWS)
     machine = Machine.here()
+    if not machine.quiet:
+        busy = f"{machine.busy_cores:g} of {machine.cores} cores are busy"
+        print(f"underpaint: warning: {busy} with other work, so the figures will say little", file=sys.stderr)
     with (
         _server(args) as url,
         Client(url, timeout_s=_PATIENCE_S) as client,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,21 +13,32 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = ("underpaint", "nvidia-pytriton", "onnxruntime", "numpy", "tritonclient")
+_PROC_STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """``load_average``: processes that wanted to run in the last minute, before the measurement began. Anything near
-    ``cores`` means that others were at work, and that the figures say little."""
+    """``busy_cores``: how many cores others kept busy just before the measurement began. Where it is not close to 0,
+    the figures say little: who runs more processes gets more of the machine."""
 
     cpu: str
     cores: int
     system: str
-    load_average: float
+    busy_cores: float
 
     @classmethod
-    def here(cls) -> Machine:
-        return cls(_cpu_model(), len(os.sched_getaffinity(0)), platform.platform(), round(os.getloadavg()[0], 2))
+    def here(cls, watch_s: float = 1.0) -> Machine:
+        """This machine, watched for so many seconds."""
+        return cls(_cpu_model(), cpu_count(), platform.platform(), _busy_cores(watch_s))
+
+    @property
+    def quiet(self) -> bool:
+        return self.busy_cores < 0.1 * self.cores
+
+
+def cpu_count() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def now() -> str:
@@ -52,3 +64,17 @@ def _cpu_model() -> str:
         return platform.processor()
     named = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     return named.group(1) if named else platform.processor()
+
+
+def _busy_cores(watch_s: float) -> float:
+    before_s = _busy_s()
+    time.sleep(watch_s)
+    return round((_busy_s() - before_s) / watch_s, 2)
+
+
+def _busy_s() -> float:
+    """Seconds that all cores together have not been idle since the machine started (see proc_stat(5))."""
+    user, nice, system, _idle, _wait, *other = (
+        int(ticks) for ticks in _PROC_STAT.read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + sum(other)) / os.sysconf("SC_CLK_TCK")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from underpaint.bench.load import Window, closed_loop, rate_per_s
+from underpaint.bench.machine import cpu_count
 from underpaint.errors import InvalidArgument
 
 
@@ -77,7 +77,7 @@ class BareUNet:
 
 def candidate_setups(max_rows: int, cores: int | None = None) -> list[Setup]:
     """All batch sizes that may turn out best, in one session over all cores and in one session a core."""
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or cpu_count()
     rows = [n for n in (1, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 48, 64) if n <= max_rows]
     layouts = {(1, cores), (cores, 1)}
     return [Setup(sessions, threads, n) for sessions, threads in sorted(layouts) for n in rows]
