@@ -1,9 +1,12 @@
 """The Python-based onnxruntime backend inside a real server."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+
+from underpaint.server.control import ControlClient
 
 from . import toys
 from .conftest import WEIGHT
@@ -45,6 +48,20 @@ def test_a_wrong_shape_fails_alone(server):
 def test_each_instance_is_a_process(server):
     assert len(server.stub_pids("linear")) == 1
     assert len(server.stub_pids("linear_twice")) == 2
+
+
+def test_instances_come_and_go_without_a_reload(server):
+    """What the monitor does: the server's own configuration again, with another instance count."""
+    client = ControlClient(server.options.local_host, server.options.http_port)
+    for count in (3, 1):
+        before = set(server.stub_pids("linear"))
+        config = client.config("linear")
+        config["instance_group"][0]["count"] = count
+        client.load("linear", timeout_s=30, config=config)
+        assert toys.eventually(lambda count=count: len(server.stub_pids("linear")) == count, within_s=5)
+        time.sleep(1.2)  # two looks of the supervisor
+        after = set(server.stub_pids("linear"))
+        assert before < after or after < before, "the others were left alone"
 
 
 def test_warm_up_ran_before_the_model_was_ready(server):

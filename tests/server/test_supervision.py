@@ -67,7 +67,7 @@ def test_a_model_that_holds_requests_dies_idle(server):
 
 
 def test_a_held_child_that_dies_costs_only_itself(server, callers):
-    waiting = call_later(callers, server, "hold_child", sleep_ms=60_000, timeout_s=8.0)
+    waiting = call_later(callers, server, "hold_child", sleep_ms=60_000, timeout_s=5.0)
     tritonserver, dead = server.pid, signal_stub(server, "hold_child", signal.SIGKILL)
     assert toys.eventually(lambda: replaced(server, "hold_child", dead) and serves(server, "hold_child"), within_s=8)
     with pytest.raises(TimeoutError):

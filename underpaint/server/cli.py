@@ -58,7 +58,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(default: float, what: str) -> dict[str, Any]:
-    return {"type": float, "default": default, "metavar": "SECONDS", "help": f"{what}; default: {default:g}"}
+    return {"type": _positive, "default": default, "metavar": "SECONDS", "help": f"{what}; default: {default:g}"}
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}; allowed: a number above 0")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -43,8 +43,13 @@ class ControlClient:
         return sorted({entry["name"] for entry in index if entry.get("state") == "READY"})
 
     def config(self, model: str) -> dict[str, Any]:
-        """The configuration that the server runs a model with."""
+        """The configuration that the server runs a model with, fit to be loaded again with changes.
+
+        Without ``runtime``, which Triton fills in itself and afterwards takes for a change: a load that only adds or
+        removes instances would replace them all.
+        """
         config: dict[str, Any] = self._json("GET", f"{_path(model)}/config", None, timeout_s=30.0)
+        config.pop("runtime", None)
         return config
 
     def load(self, model: str, timeout_s: float, config: dict[str, Any] | None = None) -> None:

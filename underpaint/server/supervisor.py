@@ -25,7 +25,7 @@ LOG = logging.getLogger("underpaint.server")
 _LOOK_EVERY_S = 0.5
 _RELOAD_MARK = "underpaint_reload"
 # After a reload the zombie of a model that owes nobody an answer goes within about a second.
-_ZOMBIE_GRACE_S = 4.0
+_ZOMBIE_GRACE_S = 3.0
 
 
 @dataclass(frozen=True)
