@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from underpaint import policies
 from underpaint.deployment import Deployment, Sampling
-from underpaint.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable
+from underpaint.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable, UnderpaintError
 from underpaint.evidence import Evidence
 from underpaint.front_door.denoisers import Denoisers
 from underpaint.front_door.outcome import Outcome, Reply, Timings
@@ -151,7 +151,7 @@ class FrontDoor:
             raise Unavailable(f"{visit.variant}_denoiser stopped answering and is being restarted; try again")
         if visit.cancelled() or (left is not None and left < -self._limits.attend_every_s):
             if visit.variant is not None:
-                with suppress(Unavailable):
+                with suppress(UnderpaintError):  # the caller's own reason comes first
                     await self.denoisers.cancel(visit.variant, visit.request_id)
             if visit.cancelled():
                 raise Cancelled(f"request {visit.request_id} was cancelled")
