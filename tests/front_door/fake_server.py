@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from underpaint.deployment import Deployment, Variant
-from underpaint.errors import Cancelled, NotFound, Unavailable
+from underpaint.errors import Cancelled, NotFound, Unavailable, UnderpaintError
 from underpaint.front_door.door import DoorLimits, FrontDoor
 from underpaint.front_door.transport import Parameters, Tensors
 
@@ -57,7 +57,7 @@ class FakeServer:
 
     Attributes:
         slow: variants that paint until ``finish`` is called.
-        dead: variants whose denoiser answers nothing.
+        dead: variants whose denoiser answers nothing, and ``death`` what comes of asking it.
         alive_since_ns: of every denoiser's process.
         failure: what every ensemble raises.
         prompt_tokens: what every tokenizer counts.
@@ -68,6 +68,7 @@ class FakeServer:
 
     slow: frozenset[str] = frozenset()
     dead: set[str] = field(default_factory=set)
+    death: UnderpaintError = field(default_factory=lambda: Unavailable("the denoiser did not answer within 2.0 s"))
     alive_since_ns: int = FAR_PAST_NS
     failure: BaseException | None = None
     prompt_tokens: int = 5
@@ -140,7 +141,7 @@ class FakeServer:
     def _denoiser(self, variant: str, op: str, request_id: str) -> dict[str, np.ndarray]:
         self.asked.append((variant, op, request_id))
         if variant in self.dead:
-            raise Unavailable(f"{variant}_denoiser did not answer within 2.0 s")
+            raise self.death
         if op == "heartbeat":
             return {"alive_since_ns": np.array([[self.alive_since_ns]], np.int64)}
         here = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from underpaint.front_door.outcome import Outcome, Timings
 from underpaint.images import read_metadata, to_png
 from underpaint.requests import GenerateRequest
@@ -45,11 +47,21 @@ def test_the_report_is_readable_json() -> None:
 
 
 def test_a_picture_says_enough_to_be_painted_again() -> None:
-    import numpy as np
-
     metadata = read_metadata(to_png(np.zeros((2, 2, 3), np.uint8), OUTCOME.metadata()))
     assert "timings_ms" not in metadata
     assert "warnings" not in metadata
     names = ["prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale", "scheduler", "variant"]
     again = GenerateRequest.parse({name: metadata[name] for name in [*names, "policy", "width", "height"]})
     assert (again.prompt, again.seed, again.variant) == (OUTCOME.prompt, OUTCOME.seed, OUTCOME.variant)
+
+
+def test_a_report_comes_back_from_its_json() -> None:
+    assert Outcome.from_json(OUTCOME.to_json()) == OUTCOME
+    assert Outcome.from_json(OUTCOME.to_json().encode()) == OUTCOME
+
+
+def test_a_report_of_a_newer_server_is_read_too() -> None:
+    raw = json.loads(OUTCOME.to_json())
+    raw["similarity"] = 0.9
+    raw["timings_ms"]["lookup"] = 0.1
+    assert Outcome.from_json(json.dumps(raw)) == OUTCOME
