@@ -44,6 +44,7 @@ IN_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "output_format": st.sampled_from(OUTPUT_FORMATS),
     "request_id": REQUEST_ID,
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
+    "previews": st.booleans(),
 }
 
 OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
@@ -63,12 +64,13 @@ WRONG_TYPE: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(TEXTS, st.integers() | st.floats() | st.booleans() | st.lists(st.integers(), max_size=2)),
     **dict.fromkeys(INTEGERS, st.floats() | st.booleans() | TEXT | TEXT.map(str.encode)),
     "guidance_scale": st.booleans() | TEXT | st.lists(st.floats(), max_size=1),
+    "previews": st.integers() | TEXT,
 }
 
 
 def test_every_field_has_values_to_try() -> None:
     assert set(IN_RANGE) == set(NAMES) == set(WRONG_TYPE)
-    unlimited = {"scheduler", "variant", "policy"}  # known to the deployment only
+    unlimited = {"scheduler", "variant", "policy", "previews"}  # known to the deployment only, or with nothing to limit
     assert set(OUT_OF_RANGE) == set(NAMES) - unlimited
 
 
@@ -93,7 +95,7 @@ def test_what_is_out_of_range_is_refused_by_name(case: tuple[str, Any]) -> None:
 @given(st.sampled_from(NAMES).flatmap(lambda name: st.tuples(st.just(name), WRONG_TYPE[name])))
 def test_a_wrong_type_is_refused_by_name(case: tuple[str, Any]) -> None:
     name, value = case
-    with pytest.raises(InvalidArgument, match=f"^{name}: got .*; allowed: (a string|an integer|a number)$"):
+    with pytest.raises(InvalidArgument, match=f"^{name}: got .*; allowed: (a string|an integer|a number|true or false)$"):
         GenerateRequest.parse({"prompt": "a circle", name: value})
 
 
@@ -145,7 +147,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_listed(name: str) -> None
 def test_only_the_prompt_is_needed() -> None:
     request = GenerateRequest.parse({"prompt": "a circle"})
     assert (request.prompt, request.negative_prompt, request.output_format) == ("a circle", "", "tensor")
-    open_choices = set(NAMES) - {"prompt", "negative_prompt", "output_format"}
+    open_choices = set(NAMES) - {"prompt", "negative_prompt", "output_format", "previews"}
     assert {name for name in NAMES if getattr(request, name) is None} == open_choices
 
 
@@ -178,7 +180,7 @@ def test_a_request_cannot_be_changed_under_way() -> None:
 
 
 def test_every_field_but_the_parameters_travels_as_a_tensor() -> None:
-    assert [f.name for f in input_fields()] == [n for n in NAMES if n not in ("request_id", "deadline_ms")]
+    assert [f.name for f in input_fields()] == [n for n in NAMES if n not in ("previews", "request_id", "deadline_ms")]
 
 
 def test_tensor_types_fit_python_types() -> None:

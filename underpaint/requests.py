@@ -46,6 +46,7 @@ class GenerateRequest:
     variant: str | None = tensor("STRING", "serve with this model, whatever the policy prefers")
     policy: str | None = tensor("STRING", "how to spend as little as possible; see `underpaint policies`")
     output_format: str = tensor("STRING", "tensor, png (base64) or none (only the report)", "tensor")
+    previews: bool = parameter("whether generate_stream shows the image while it appears", True)
     request_id: str | None = parameter("a name of your own, by which the request can be cancelled")
     deadline_ms: int | None = parameter("give up when the image is not done this many milliseconds after arrival")
 
@@ -84,7 +85,10 @@ def input_fields() -> list[Field[Any]]:
 
 def python_type(declared: Field[Any]) -> type:
     """The plain type behind a field's annotation."""
-    return {"str": str, "int": int, "float": float}[str(declared.type).removesuffix(" | None")]
+    return {"str": str, "int": int, "float": float, "bool": bool}[str(declared.type).removesuffix(" | None")]
+
+
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def _typed(declared: Field[Any], value: object) -> Any:
@@ -95,7 +99,7 @@ def _typed(declared: Field[Any], value: object) -> Any:
         with suppress(OverflowError):  # beyond every float
             value = float(value)
     if type(value) is not wanted:
-        raise InvalidArgument.of(declared.name, value, {str: "a string", int: "an integer", float: "a number"}[wanted])
+        raise InvalidArgument.of(declared.name, value, _TYPE_NAMES[wanted])
     return value
 
 

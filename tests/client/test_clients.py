@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
-from fake_transport import FakeAsyncTransport, FakeTransport, a_picture, progress
 
+from tests.client.fake_transport import FakeAsyncTransport, FakeTransport, a_picture, progress
 from underpaint.client import AsyncClient, Client, Picture
 from underpaint.errors import InvalidArgument, Unavailable
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_transport import an_outcome
 
+from tests.client.fake_transport import an_outcome
 from underpaint.cli import main
 from underpaint.client import cli
 from underpaint.client.generate_command import plan_orders
@@ -31,14 +31,15 @@ def test_every_field_of_the_request_is_an_option(capsys: pytest.CaptureFixture[s
         parse("generate", "--help")
     text = capsys.readouterr().out
     for declared in fields(GenerateRequest):
-        if declared.name not in ("prompt", "output_format"):
+        if declared.name not in ("prompt", "output_format", "previews"):
             assert "--" + declared.name.replace("_", "-") in text
 
 
 def test_options_become_wishes_of_their_types(tmp_path: Path) -> None:
     options = ("--seed", "7", "--num-inference-steps", "20", "--guidance-scale", "4", "--variant", "tiny-s")
     (order,) = plan_orders(parse("generate", "a red circle", "-o", str(tmp_path / "x.png"), *options))
-    assert order.wishes == {"seed": 7, "num_inference_steps": 20, "guidance_scale": 4.0, "variant": "tiny-s"}
+    wishes = {"seed": 7, "num_inference_steps": 20, "guidance_scale": 4.0, "variant": "tiny-s"}
+    assert order.wishes == {**wishes, "previews": False}
     assert order.path == tmp_path / "x.png"
 
 

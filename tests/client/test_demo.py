@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_transport import an_outcome
 from PIL import ImageFont
 
+from tests.client.fake_transport import an_outcome
 from underpaint.client.contact_sheet import FRAME, Row, contact_sheet, magnify, wrap
 from underpaint.client.demo import Wave, summary, table
 from underpaint.client.pictures import Picture

@@ -7,8 +7,8 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
-from fake_transport import a_picture, progress
 
+from tests.client.fake_transport import a_picture, progress
 from underpaint.client.messages import (
     MODEL,
     Wishes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_unet import PREDICTION, SCHEDULERS, SHAPE, FakeUNet, Painting, embeds, predict
 
+from tests.diffusion.fake_unet import PREDICTION, SCHEDULERS, SHAPE, FakeUNet, Painting, embeds, predict
 from underpaint.diffusion import prediction
 from underpaint.diffusion.denoiser import Denoiser, Trajectory, UNet
 from underpaint.errors import Internal, Unavailable

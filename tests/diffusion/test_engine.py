@@ -8,10 +8,10 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from fake_unet import PATIENCE_S, PREDICTION, Clock, FakeUNet, Gate, Painting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.diffusion.fake_unet import PATIENCE_S, PREDICTION, Clock, FakeUNet, Gate, Painting
 from underpaint.diffusion import engine as engine_module
 from underpaint.diffusion import prediction
 from underpaint.diffusion.batcher import StepBatcher, Ticket

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_unet import CONFIG, SCHEDULERS, SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.diffusion.fake_unet import CONFIG, SCHEDULERS, SHAPE
 from underpaint.diffusion import prediction
 from underpaint.diffusion.noise import gaussian
 from underpaint.diffusion.sampling import guide, step

@@ -6,8 +6,8 @@ import asyncio
 
 import numpy as np
 import pytest
-from fake_server import FakeServer, run
 
+from tests.front_door.fake_server import FakeServer, run
 from underpaint.errors import Unavailable
 from underpaint.front_door.denoisers import Denoisers
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_server import DEPLOYMENT, FakeServer, open_door, run
 
+from tests.front_door.fake_server import DEPLOYMENT, FakeServer, open_door, run
 from underpaint.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -387,7 +387,6 @@ def test_without_a_deadline_patience_ends_too() -> None:
     run(ends_with(Unavailable, open_door(server, timeout_s=0.03).serve(circle("mine")), "did not answer"))
 
 
-@pytest.mark.xfail(strict=True, reason="the denoiser is neither told nor given a deadline, and paints on for nobody")
 def test_when_patience_ends_the_denoiser_does_not_paint_on() -> None:
     server = FakeServer(slow=SLOW)
     run(ends_with(Unavailable, open_door(server, timeout_s=0.03).serve(circle("mine")), "did not answer"))

@@ -22,8 +22,9 @@ from underpaint.client.pictures import Picture
 from underpaint.errors import InvalidArgument
 from underpaint.requests import GenerateRequest, python_type
 
-# Fields that the command line says in another way: the prompt is its argument, the format that of the file.
-_NOT_OPTIONS = ("prompt", "output_format")
+# Fields that the command line says in another way: the prompt is its argument, the format that of the file, and a
+# progress bar has no use for previews.
+_NOT_OPTIONS = ("prompt", "output_format", "previews")
 _AT_ONCE = 16  # pictures under way; more would only wait at the server
 
 
@@ -86,7 +87,7 @@ def plan_orders(args: argparse.Namespace) -> list[Order]:
 
 
 def _order(args: argparse.Namespace, wishes: Mapping[str, Any], seed: int) -> Order:
-    mine = {**wishes, "seed": seed}
+    mine = {**wishes, "seed": seed, "previews": False}
     if args.count > 1 and "request_id" in wishes:
         mine["request_id"] = f"{wishes['request_id']}-{seed}"
     return Order(mine, _path(args.output, seed, args.count))

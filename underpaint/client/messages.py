@@ -38,6 +38,7 @@ class Wishes(TypedDict, total=False):
     policy: str | None
     request_id: str | None
     deadline_ms: int | None
+    previews: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ def run_call(model: str, request: GenerateRequest) -> Call:
     values = {f.name: getattr(request, f.name) for f in fields(request)}
     dtypes = {f.name: f.metadata["dtype"] for f in input_fields()}
     inputs = {name: _tensor(name, dtypes[name], values[name]) for name in dtypes if values[name] is not None}
-    parameters = {name: value for name, value in values.items() if name not in dtypes and value is not None}
+    left_open = {f.name: f.default for f in fields(request)}
+    parameters = {n: value for n, value in values.items() if n not in dtypes and value != left_open[n]}
     return Call(model, inputs, parameters)
 
 

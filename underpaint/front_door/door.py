@@ -28,6 +28,7 @@ from underpaint.policies import Escalate, Plan, Settings
 from underpaint.requests import GenerateRequest
 
 Answer = TypeVar("Answer")
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class FrontDoor:
         await self._attend(self._painters.acquire(), visit)
         try:
             visit.paint_with(plan.variant)
-            errand = Errand(visit.request_id, visit.deadline_ns, self._timeout_s(visit))
+            errand = self._errand(visit)
             return await self._attend(paint(self._transport, plan, request, sampling, errand), visit)
         finally:
             visit.variant = None
@@ -157,10 +158,13 @@ class FrontDoor:
                 raise Cancelled(f"request {visit.request_id} was cancelled")
             raise DeadlineExceeded(f"deadline passed before {visit.variant or 'any variant'} was done")
 
-    def _timeout_s(self, visit: Visit) -> float:
-        left = visit.time_left_s()
-        # The denoiser ends a request at its deadline by itself; this is for the case that it cannot.
-        return self._limits.timeout_s if left is None else min(self._limits.timeout_s, max(left, 0.0) + 1.0)
+    def _errand(self, visit: Visit) -> Errand:
+        """Until when this may take. The denoiser is told, so that it does not paint on for nobody."""
+        latest_ns = time.monotonic_ns() + int(self._limits.timeout_s * 1e9)
+        deadline_ns = latest_ns if visit.deadline_ns is None else min(visit.deadline_ns, latest_ns)
+        left_s = max(deadline_ns - time.monotonic_ns(), 0) / 1e9
+        # The denoiser ends a request at its deadline by itself; the timeout is for the case that it cannot.
+        return Errand(visit.request_id, deadline_ns, left_s + _GRACE_S)
 
     # Reporting --------------------------------------------------------------------------------------------------
 

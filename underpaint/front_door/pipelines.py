@@ -35,10 +35,13 @@ class Painting:
 
 @dataclass(frozen=True)
 class Errand:
-    """One run of a plan: under which id the denoiser knows it, and until when it may take."""
+    """One run of a plan: under which id the denoiser knows it, and when it drops it (monotonic nanoseconds).
+
+    ``timeout_s`` is how long to wait for an answer.
+    """
 
     request_id: str
-    deadline_ns: int | None
+    deadline_ns: int
     timeout_s: float
 
 
@@ -47,9 +50,7 @@ async def paint(
 ) -> Painting:
     """Run ``plan`` from text to image."""
     called_ns = time.monotonic_ns()
-    parameters: dict[str, str | int | bool] = {"request_id": errand.request_id}
-    if errand.deadline_ns is not None:
-        parameters["deadline_ns"] = errand.deadline_ns
+    parameters = {"request_id": errand.request_id, "deadline_ns": errand.deadline_ns}
     inputs = _inputs(request, sampling)
     outputs = await transport.infer(plan.variant, inputs, _OUTPUTS, errand.timeout_s, parameters)
     arrived_ns, started_ns, finished_ns = (int(t) for t in outputs["timings_ns"].reshape(-1))

@@ -50,14 +50,14 @@ class TritonPythonModel(FrontDoorModel):
                 glimpse = await self._door.denoisers.peek(variant, request_id)
                 if glimpse is not None and glimpse.step > shown and not serving.done():
                     shown = glimpse.step
-                    self._respond(sender, await self._frame(variant, glimpse, wanted.output_format))
+                    self._respond(sender, await self._frame(variant, glimpse, wanted))
 
-    async def _frame(self, variant: str, glimpse: Glimpse, output_format: str) -> dict[str, np.ndarray]:
+    async def _frame(self, variant: str, glimpse: Glimpse, wanted: GenerateRequest) -> dict[str, np.ndarray]:
         progress = {"progress": _progress(glimpse.step, glimpse.num_inference_steps)}
-        if glimpse.latents is None or output_format == "none":
+        if glimpse.latents is None or not wanted.previews or wanted.output_format == "none":
             return progress
         image = await self._door.denoisers.preview(variant, glimpse.latents)
-        if output_format == "png":
+        if wanted.output_format == "png":
             return {**progress, "png": strings(to_base64(to_png(image, {"step": glimpse.step})))}
         return {**progress, "image": image}
 
