@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from underpaint.deployment import Sampling
-from underpaint.front_door.transport import Tensors, Transport
+from underpaint.front_door.transport import Parameters, Tensors, Transport
 from underpaint.policies import Plan
 from underpaint.requests import GenerateRequest
 
@@ -50,7 +50,7 @@ async def paint(
 ) -> Painting:
     """Run ``plan`` from text to image."""
     called_ns = time.monotonic_ns()
-    parameters = {"request_id": errand.request_id, "deadline_ns": errand.deadline_ns}
+    parameters: Parameters = {"request_id": errand.request_id, "deadline_ns": errand.deadline_ns}
     inputs = _inputs(request, sampling)
     outputs = await transport.infer(plan.variant, inputs, _OUTPUTS, errand.timeout_s, parameters)
     arrived_ns, started_ns, finished_ns = (int(t) for t in outputs["timings_ns"].reshape(-1))
