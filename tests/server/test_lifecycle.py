@@ -160,6 +160,17 @@ def test_nothing_is_left_when_the_command_is_killed(serve):
     assert gone(serve.family, serve.pid, within_s=3)
 
 
+def test_nothing_is_left_when_the_guardian_is_killed(small):
+    before = set(traces(os.getpid()))
+    with EmbeddedServer(any_ports(small, restarts=RestartLimits(burst=0))) as server:
+        processes = [psutil.Process(server.pid), *descendants(server.pid)]
+        processes[0].parent().kill()
+        server.wait()
+    assert "killed by SIGKILL" in server.failure
+    assert toys.eventually(lambda: not any(map(psutil.Process.is_running, processes)), within_s=6)
+    assert set(traces(os.getpid())) == before
+
+
 def test_a_server_that_keeps_dying_is_given_up(small):
     with EmbeddedServer(any_ports(small, restarts=RestartLimits(burst=1))) as server:
         first = server.pid

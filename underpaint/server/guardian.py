@@ -46,7 +46,7 @@ def main() -> int:
         status = _guard(server, control, owner, args.grace_s)
     finally:
         _end_children()
-        _clean_up(args.shm_prefix, args.runtime)
+        clean_up(args.shm_prefix, args.runtime)
     return status if status >= 0 else 128 - status
 
 
@@ -110,7 +110,8 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _clean_up(shm_prefix: str, runtime: Path) -> None:
+def clean_up(shm_prefix: str, runtime: Path) -> None:
+    """Remove what a server leaves outside its processes; does nothing where it is gone."""
     for path in _SHARED_MEMORY.glob(f"{shm_prefix}*"):
         path.unlink(missing_ok=True)
     shutil.rmtree(runtime, ignore_errors=True)

@@ -67,6 +67,7 @@ class TritonProcess:
     def _end(self, command: bytes) -> int:
         self._tell(command)
         status = self._guardian.wait()
+        guardian.clean_up(self.shm_prefix, self.runtime)  # in case that the guardian itself was killed
         self._printer.join(timeout=1.0)
         self._control.close()
         return status

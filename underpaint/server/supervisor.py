@@ -81,6 +81,8 @@ class Supervisor:
                 self._look()
             except (OSError, TritonError) as error:
                 LOG.debug("supervision: tritonserver does not answer (%s)", error)
+            except Exception:  # nothing would be watched over any more
+                LOG.exception("supervision goes on after a defect of its own")
 
     def _look(self) -> None:
         stubs = list_stubs(self._server_pid)
@@ -121,7 +123,8 @@ class Supervisor:
         limits = self._options.restarts
         LOG.error("%s: %s, after %d reloads in %.0f s: giving up", model.name, what, limits.burst, limits.window_s)
         LOG.error("%s: unloaded, and stays so until somebody loads it", model.name)
-        self._client.unload(model.name)
+        with contextlib.suppress(OSError, TritonError):
+            self._client.unload(model.name)
         self._under_reload.discard(model.name)  # whoever loads it has it supervised again
 
     def _reload(self, casualty: _Casualty) -> None:
@@ -133,7 +136,8 @@ class Supervisor:
             config.setdefault("parameters", {})[_RELOAD_MARK] = {"string_value": str(len(self._deaths[name]))}
             self._client.load(name, self._options.start_timeout_s, config)
         except TritonError as error:
-            self._plan_reload(casualty.model, casualty.pid, f"does not load again ({load_failure(str(error))})")
+            if not self._stopping.is_set():
+                self._plan_reload(casualty.model, casualty.pid, f"does not load again ({load_failure(str(error))})")
             return
         except OSError:
             return  # tritonserver ended
