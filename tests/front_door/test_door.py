@@ -69,7 +69,8 @@ def test_a_request_becomes_one_call_and_its_answer_a_reply() -> None:
     }
     assert {tensor.shape for tensor in call.inputs.values()} == {(1, 1)}
     assert set(call.outputs) == {"image", "prompt_tokens", "timings_ns", "steps_run"}
-    assert call.parameters == {"request_id": "mine"}
+    assert set(call.parameters) == {"request_id", "deadline_ns"}
+    assert call.parameters["request_id"] == "mine"
     assert reply.image.shape == (4, 6, 3)
     outcome = reply.outcome
     assert (outcome.request_id, outcome.variant, outcome.policy, outcome.start) == ("mine", "big", "vanilla", "noise")
