@@ -146,7 +146,7 @@ def test_ensembles_are_loaded_after_their_parts():
 
 
 def test_ensembles_in_a_circle():
-    with pytest.raises(PreflightError, match="a, b contain one another"):
+    with pytest.raises(PreflightError, match="a, b need one another"):
         load_waves([folder("a", "b"), folder("b", "a"), folder("c")])
 
 

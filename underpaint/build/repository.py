@@ -51,7 +51,7 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     """Every file that is written rather than trained, relative to ``repository``, with its text."""
     files: dict[Path, str] = {}
     shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
-    configs = [_tokenizer(recipe, min(s.sequence_length for s in shapes.values())), *_front_doors()]
+    configs = [_tokenizer(recipe, min(s.sequence_length for s in shapes.values())), *_front_doors(recipe)]
     for variant in recipe.variants:
         configs += _variant(recipe, variant, shapes[variant.name])
     for config in configs:
@@ -137,6 +137,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         # The front door feels its pulse and errors those who wait for it, so a new process is all that is needed.
         "heartbeat": "true",
         "on_death": "reload",
+        "calls": f"{variant.name}_unet",
         "unet": f"{variant.name}_unet",
         "unet_timeout_s": variant.unet_timeout_s,
         "max_rows": variant.max_rows,
@@ -181,7 +182,7 @@ def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
     return mc.python_model(f"{recipe.name}_tokenizer", inputs, outputs, max_batch_size=1)
 
 
-def _front_doors() -> list[mc.ModelConfig]:
+def _front_doors(recipe: FamilyRecipe) -> list[mc.ModelConfig]:
     inputs = [mc.model_input("op", "STRING", [1], optional=True)]
     inputs += [mc.model_input(f.name, f.metadata["dtype"], [1], optional=True) for f in input_fields()]
     outputs = [
@@ -191,11 +192,16 @@ def _front_doors() -> list[mc.ModelConfig]:
     ]
     progress = mc.model_output("progress", "INT32", [2])
     # Its callers are outside; when its process dies, only closing their connections tells them.
-    heartbeat = {"heartbeat": "true", "on_death": "restart_server"}
+    supervision = {"heartbeat": "true", "on_death": "restart_server", "calls": _calls(recipe)}
     return [
-        mc.python_model("generate", inputs, outputs, parameters=heartbeat),
-        mc.python_model("generate_stream", inputs, [*outputs, progress], decoupled=True, parameters=heartbeat),
+        mc.python_model("generate", inputs, outputs, parameters=supervision),
+        mc.python_model("generate_stream", inputs, [*outputs, progress], decoupled=True, parameters=supervision),
     ]
+
+
+def _calls(recipe: FamilyRecipe) -> str:
+    """What the front doors call, so that they are ready only when it is (the pipelines bring in all else)."""
+    return ",".join(variant.name + suffix for variant in recipe.variants for suffix in PIPELINES.values())
 
 
 _ADAPTERS = {

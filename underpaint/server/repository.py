@@ -17,7 +17,11 @@ _DEFAULT_FILES = {"python": "model.py", "onnxruntime": "model.onnx"}
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model as its folder describes it. ``backend`` is ``ensemble`` for a pipeline, whose steps are ``children``."""
+    """A model as its folder describes it. ``backend`` is ``ensemble`` for a pipeline.
+
+    ``children`` are the models that it needs: an ensemble's steps, and what a Python model says it calls, in its
+    parameter ``calls`` (names with commas between them).
+    """
 
     name: str
     path: Path
@@ -60,9 +64,10 @@ def _read_model(folder: Path) -> ModelFolder:
     is_ensemble = config.platform == ENSEMBLE or config.HasField("ensemble_scheduling")
     backend = ENSEMBLE if is_ensemble else config.backend
     model_file = config.default_model_filename or _DEFAULT_FILES.get(backend, "")
-    children = tuple(step.model_name for step in config.ensemble_scheduling.step)
+    steps = [step.model_name for step in config.ensemble_scheduling.step]
+    calls = [name for name in config.parameters["calls"].string_value.split(",") if name]
     processes = 0 if is_ensemble else sum(group.count or 1 for group in config.instance_group) or 1
-    return ModelFolder(folder.name, folder, backend, model_file, processes, children)
+    return ModelFolder(folder.name, folder, backend, model_file, processes, (*steps, *calls))
 
 
 def _read_config(folder: Path) -> Any:
@@ -81,14 +86,14 @@ def _read_config(folder: Path) -> Any:
 
 
 def load_waves(models: Sequence[ModelFolder]) -> list[list[ModelFolder]]:
-    """The models in the order of loading: each wave needs only earlier ones. Ensembles over others come last."""
+    """The models in the order of loading: each wave needs only earlier ones."""
     waves: list[list[ModelFolder]] = []
     waiting = list(models)
     while waiting:
         names = {model.name for model in waiting}
         wave = [model for model in waiting if not names.intersection(model.children)]
         if not wave:
-            raise PreflightError(f"the ensembles {', '.join(sorted(names))} contain one another")
+            raise PreflightError(f"the models {', '.join(sorted(names))} need one another")
         waves.append(wave)
         waiting = [model for model in waiting if model not in wave]
     return waves
