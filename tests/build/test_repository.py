@@ -151,9 +151,6 @@ def test_warm_up_makes_every_input_of_a_fixed_size(configs: Mapping[str, ModelCo
         check_warm_up(folder, config)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="warm-up copies the dims of the input, -1 included, which Triton cannot allocate"
-)
 def test_warm_up_of_a_variant_of_several_sizes(other_repository: Path) -> None:
     check_warm_up("quick_unet", parse(render(OTHER, other_repository))["quick_unet"])
 

@@ -96,16 +96,20 @@ def _text_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
 
 
 def _unet(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    width, height = variant.sizes[0]
-    latents = _latents(shapes, height // shapes.vae_scale_factor, width // shapes.vae_scale_factor)
+    latents = _declared_latents(variant, shapes)
     inputs = [
-        mc.model_input("sample", "FP32", latents if len(variant.sizes) == 1 else _latents(shapes)),
+        mc.model_input("sample", "FP32", latents),
         mc.scalar_per_row("timestep", "FP32"),
         mc.model_input("encoder_hidden_states", "FP32", _embeds(shapes)),
     ]
-    outputs = [mc.model_output("noise_pred", "FP32", inputs[0].dims)]
     return mc.onnx_model(
-        f"{variant.name}_unet", inputs, outputs, variant.max_rows, variant.unet_instances, variant.unet_threads
+        f"{variant.name}_unet",
+        inputs,
+        [mc.model_output("noise_pred", "FP32", latents)],
+        variant.max_rows,
+        variant.unet_instances,
+        variant.unet_threads,
+        free_dims=_latent_size(variant, shapes),
     )
 
 
@@ -149,18 +153,17 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
 
 
 def _vae_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    inputs = [mc.model_input("image", "UINT8", _pixels(variant))]
+    width, height = variant.sizes[0]
+    inputs = [mc.model_input("image", "UINT8", [height, width, 3] if _one_size(variant) else [-1, -1, 3])]
     outputs = [mc.model_output("latents", "FP32", _latents(shapes))]
-    return mc.onnx_model(f"{variant.name}_vae_encoder", inputs, outputs, max_batch_size=8)
+    return mc.onnx_model(f"{variant.name}_vae_encoder", inputs, outputs, max_batch_size=8, free_dims=(height, width))
 
 
 def _vae_decoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    width, height = variant.sizes[0]
-    side = shapes.vae_scale_factor
-    dims = _latents(shapes, height // side, width // side) if len(variant.sizes) == 1 else _latents(shapes)
-    inputs = [mc.model_input("latents", "FP32", dims)]
+    inputs = [mc.model_input("latents", "FP32", _declared_latents(variant, shapes))]
     outputs = [mc.model_output("image", "UINT8", [-1, -1, 3])]
-    return mc.onnx_model(f"{variant.name}_vae_decoder", inputs, outputs, max_batch_size=8)
+    size = _latent_size(variant, shapes)
+    return mc.onnx_model(f"{variant.name}_vae_decoder", inputs, outputs, max_batch_size=8, free_dims=size)
 
 
 def _ensemble(pipeline: str, recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> str:
@@ -253,9 +256,18 @@ def _latents(shapes: Shapes, height: int = -1, width: int = -1) -> list[int]:
     return [shapes.latent_channels, height, width]
 
 
-def _pixels(variant: VariantRecipe) -> list[int]:
+def _latent_size(variant: VariantRecipe, shapes: Shapes) -> tuple[int, int]:
+    """Height and width of the latents at the variant's first size."""
     width, height = variant.sizes[0]
-    return [height, width, 3] if len(variant.sizes) == 1 else [-1, -1, 3]
+    return height // shapes.vae_scale_factor, width // shapes.vae_scale_factor
+
+
+def _declared_latents(variant: VariantRecipe, shapes: Shapes) -> list[int]:
+    return _latents(shapes, *_latent_size(variant, shapes)) if _one_size(variant) else _latents(shapes)
+
+
+def _one_size(variant: VariantRecipe) -> bool:
+    return len(variant.sizes) == 1
 
 
 def _config_json(repository: Path, model: str) -> dict[str, Any]:

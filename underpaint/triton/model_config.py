@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -59,16 +59,18 @@ def onnx_model(
     max_batch_size: int,
     instances: int = 1,
     threads: int = 1,
+    free_dims: Sequence[int] = (),
 ) -> ModelConfig:
     """A model of the onnxruntime backend, batched dynamically, warmed up with one row of zeros.
 
     ``instances`` run side by side, each with ``threads`` threads inside an operator where it runs on a CPU.
+    ``free_dims`` are what the dimensions declared as -1 are in the warm-up, in order, the same for every input.
     """
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size, input=inputs, output=outputs)
     config.instance_group.append(ModelInstanceGroup(kind=ModelInstanceGroup.KIND_AUTO, count=instances))
     config.dynamic_batching.CopyFrom(ModelDynamicBatching())
     _set_parameters(config, {"intra_op_thread_count": threads})
-    config.model_warmup.append(_warm_up(config.input))
+    config.model_warmup.append(_warm_up(config.input, free_dims))
     return config
 
 
@@ -101,10 +103,11 @@ def _set_parameters(config: ModelConfig, parameters: Mapping[str, object]) -> No
         config.parameters[name].CopyFrom(ModelParameter(string_value=str(value)))
 
 
-def _warm_up(inputs: Iterable[ModelInput]) -> ModelWarmup:
+def _warm_up(inputs: Iterable[ModelInput], free_dims: Sequence[int]) -> ModelWarmup:
     warm_up = ModelWarmup(name="one row of zeros", batch_size=1)
     for declared in inputs:
         warm_up.inputs[declared.name].data_type = declared.data_type
-        warm_up.inputs[declared.name].dims.extend(declared.dims)
+        sizes = iter(free_dims)
+        warm_up.inputs[declared.name].dims.extend(next(sizes) if dim < 0 else dim for dim in declared.dims)
         warm_up.inputs[declared.name].zero_data = True
     return warm_up
