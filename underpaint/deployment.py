@@ -11,13 +11,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from underpaint.errors import InvalidArgument
 from underpaint.requests import GenerateRequest
 
 FILE_NAME = "deployment.json"
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,11 @@ class Deployment:
     large: str
     default_policy: str = "vanilla"
 
+    def __post_init__(self) -> None:
+        for role in ("small", "large"):
+            if getattr(self, role) not in self.variants:
+                raise InvalidArgument.of(f"deployment: {role}", getattr(self, role), ", ".join(self.variants))
+
     @classmethod
     def load(cls, folder: Path) -> Deployment:
         """Read ``deployment.json`` from a model's version directory."""
@@ -79,7 +83,9 @@ class Deployment:
 
     def variant(self, name: str) -> Variant:
         """The variant of that name, or InvalidArgument."""
-        return _known("variant", name, self.variants)
+        if name not in self.variants:
+            raise InvalidArgument.of("variant", name, ", ".join(self.variants))
+        return self.variants[name]
 
     def sampling(self, request: GenerateRequest, variant: Variant) -> Sampling:
         """The request's own wishes, filled up with the variant's defaults and held to its limits."""
@@ -108,9 +114,3 @@ def _size(request: GenerateRequest, variant: Variant) -> tuple[int, int]:
         allowed = ", ".join(f"{width}x{height}" for width, height in variant.sizes)
         raise InvalidArgument.of("width, height", f"{size[0]}x{size[1]}", f"{allowed} with {variant.name}")
     return size
-
-
-def _known(field: str, name: str, allowed: Mapping[str, Value]) -> Value:
-    if name not in allowed:
-        raise InvalidArgument.of(field, name, ", ".join(allowed))
-    return allowed[name]

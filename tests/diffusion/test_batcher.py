@@ -231,3 +231,11 @@ def test_a_deadline_has_passed_when_it_is_reached() -> None:
     full = filled([ticket("a", deadline=50), ticket("b")])
     assert full.expired(49) == []
     assert names(full.expired(50)) == ["a"]
+
+
+def test_only_samples_of_one_shape_share_a_call() -> None:
+    batcher = StepBatcher(max_rows=8)
+    for name, arrived, shape in (("a", 1, (4, 8, 8)), ("b", 2, (4, 16, 8)), ("c", 3, (4, 8, 8))):
+        batcher.add(Ticket(name, 1, arrived, shape=shape))
+    assert [t.request_id for t in batcher.take()] == ["a", "c"]
+    assert [t.request_id for t in batcher.take()] == ["b"]

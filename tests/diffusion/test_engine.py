@@ -50,10 +50,12 @@ class Studio:
     ) -> Future[Denoised]:
         return self.submit_as_is(name or f"r{painting.seed}", painting.trajectory(frozenset(capture)), deadline_in_s)
 
-    def submit_as_is(self, name: str, trajectory: Trajectory, deadline_in_s: float | None = None) -> Future[Denoised]:
+    def submit_as_is(
+        self, name: str, trajectory: Trajectory, deadline_in_s: float | None = None, called_ns: int | None = None
+    ) -> Future[Denoised]:
         now = self.clock()
         deadline_ns = None if deadline_in_s is None else now + int(deadline_in_s * 1e9)
-        return self.engine.submit(Ticket(name, trajectory.rows, now, deadline_ns), trajectory)
+        return self.engine.submit(Ticket(name, trajectory.rows, called_ns or now, deadline_ns), trajectory)
 
     def close(self) -> None:
         self.unet.open_all()
@@ -269,26 +271,37 @@ def test_a_request_cancelled_while_it_waits_never_starts(studio: Callable[..., S
 
 def test_a_cancellation_may_overtake_its_request_once(studio: Callable[..., Studio]) -> None:
     one = studio()
+    called_ns = one.clock()
+    one.clock.advance(0.1)
     assert one.engine.cancel("r1") is False
+    one.clock.advance(0.1)
     with pytest.raises(Cancelled, match="r1"):
-        one.submit(Painting(1))
-    latents(one.submit(Painting(1)))  # a second one of that name was not meant
+        one.submit_as_is("r1", Painting(1).trajectory(), called_ns=called_ns)
+    latents(one.submit_as_is("r1", Painting(1).trajectory(), called_ns=called_ns))  # it was meant for one of them
 
 
-def test_a_cancellation_that_overtook_is_forgotten_after_a_while(studio: Callable[..., Studio]) -> None:
+def test_a_cancellation_is_not_meant_for_what_is_called_after_it(studio: Callable[..., Studio]) -> None:
     one = studio()
     one.engine.cancel("r1")
-    one.clock.advance(10.1)
+    one.clock.advance(0.1)
     latents(one.submit(Painting(1)))
 
 
-def test_a_cancellation_is_not_forgotten_too_soon(studio: Callable[..., Studio]) -> None:
+@pytest.mark.parametrize(("seconds", "remembered"), [(9.9, True), (10.1, False)])
+def test_a_cancellation_that_overtook_is_forgotten_after_a_while(
+    studio: Callable[..., Studio], seconds: float, remembered: bool
+) -> None:
     one = studio()
+    called_ns = one.clock()
+    one.clock.advance(0.1)
     one.engine.cancel("r1")
-    one.clock.advance(9.9)
-    one.engine.cancel("another")
-    with pytest.raises(Cancelled):
-        one.submit(Painting(1))
+    one.clock.advance(seconds)
+    one.engine.cancel("another")  # forgetting happens when there is something new to remember
+    if remembered:
+        with pytest.raises(Cancelled):
+            one.submit_as_is("r1", Painting(1).trajectory(), called_ns=called_ns)
+    else:
+        latents(one.submit_as_is("r1", Painting(1).trajectory(), called_ns=called_ns))
 
 
 def test_cancelling_what_is_done_changes_nothing(studio: Callable[..., Studio]) -> None:

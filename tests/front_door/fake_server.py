@@ -60,7 +60,7 @@ class FakeServer:
         dead: variants whose denoiser answers nothing, and ``death`` what comes of asking it.
         alive_since_ns: of every denoiser's process.
         failure: what every ensemble raises.
-        prompt_tokens: what every tokenizer counts.
+        prompt_tokens, negative_tokens: what every tokenizer counts.
         elsewhere: request ids that the denoiser of ``big`` got through another front door.
         calls: of ensembles, in order.
         asked: (variant, op, request id) of every question to a denoiser.
@@ -72,6 +72,7 @@ class FakeServer:
     alive_since_ns: int = FAR_PAST_NS
     failure: BaseException | None = None
     prompt_tokens: int = 5
+    negative_tokens: int = 0
     elsewhere: set[str] = field(default_factory=set)
     calls: list[Call] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -133,7 +134,7 @@ class FakeServer:
             "image": np.full(
                 (1, call.inputs["height"].item(), call.inputs["width"].item(), 3), len(self.calls), np.uint8
             ),
-            "prompt_tokens": np.array([[self.prompt_tokens]], np.int32),
+            "prompt_tokens": np.array([[self.prompt_tokens, self.negative_tokens]], np.int32),
             "timings_ns": np.array([times], np.int64),
             "steps_run": call.inputs["num_inference_steps"],
         }

@@ -69,7 +69,7 @@ def test_a_request_becomes_one_call_and_its_answer_a_reply() -> None:
     }
     assert {tensor.shape for tensor in call.inputs.values()} == {(1, 1)}
     assert set(call.outputs) == {"image", "prompt_tokens", "timings_ns", "steps_run"}
-    assert set(call.parameters) == {"request_id", "deadline_ns"}
+    assert set(call.parameters) == {"request_id", "called_ns", "deadline_ns"}
     assert call.parameters["request_id"] == "mine"
     assert reply.image.shape == (4, 6, 3)
     outcome = reply.outcome
@@ -136,6 +136,11 @@ def test_an_over_long_prompt_is_served_with_a_warning(tokens: int, warned: bool)
     reply = run(open_door(FakeServer(prompt_tokens=tokens)).serve(circle()))
     expected = (f"prompt: {tokens} tokens, of which big reads the first 22",) if warned else ()
     assert reply.outcome.warnings == expected
+
+
+def test_an_over_long_negative_prompt_is_warned_of_too() -> None:
+    reply = run(open_door(FakeServer(negative_tokens=30)).serve(circle()))
+    assert reply.outcome.warnings == ("negative_prompt: 30 tokens, of which big reads the first 22",)
 
 
 def test_a_deadline_travels_along() -> None:
@@ -500,7 +505,7 @@ class SmallFirst:
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         return Plan(settings.small, Noise())
 
-    def after(self, plan: Plan, evidence: Evidence, settings: Settings) -> Verdict:
+    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
         self.judged.append(plan.variant)
         return Accept() if plan.variant == settings.large else Escalate(Plan(settings.large, Noise()))
 
@@ -546,7 +551,7 @@ def test_between_two_paintings_no_denoiser_works_on_a_request(small_first: Small
     async def scenario() -> None:
         between = asyncio.create_task(door.serve(circle("between", policy="small_first")))
         other = serving(door, "other")
-        while "other" not in server.painting:  # which took its place
+        while "other" not in server.painting or not small_first.judged:  # which took its place
             await asyncio.sleep(0)
         assert small_first.judged == ["little"]
         assert door.variant_of("between") is None

@@ -68,7 +68,7 @@ def test_only_those_who_wait_for_the_dead_are_stranded() -> None:
         while time.monotonic_ns() <= died_ns:
             pass
         after.paint_with("big")
-        assert registry.variants_at_work() == {"big", "little"}
+        assert registry.variants_at_work() == ["big", "little"]
         assert (registry.variant_of("a"), registry.variant_of("d"), registry.variant_of("e")) == ("big", None, None)
         registry.strand("big", before_ns=died_ns)
         assert [v.stranded for v in (before, after, elsewhere, nowhere)] == [True, False, False, False]

@@ -14,15 +14,24 @@ from typing import Any
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.deployment import FILE_NAME, Deployment, Variant
 from underpaint.diffusion.schedulers import scheduler_names
+from underpaint.errors import NotFound
 from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
-ENSEMBLES = _CHECKOUT / "ensembles"
-FAMILIES = _CHECKOUT / "build" / "families"
+
+
+def _data(folder: str) -> Path:
+    """A folder of the checkout, or the copy of it that an installed package carries."""
+    checkout = Path(__file__).resolve().parents[2] / folder
+    return checkout if checkout.is_dir() else Path(__file__).resolve().parents[1] / "data" / folder
+
+
+ENSEMBLES = _data("ensembles")
+FAMILIES = _data("build/families")
 PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 
 _TOKEN_MARKERS = 2  # begin and end of text
+_TEXT_ENCODER_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def _variant(recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> li
 def _text_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
     inputs = [mc.model_input("input_ids", "INT32", [shapes.sequence_length])]
     outputs = [mc.model_output("last_hidden_state", "FP32", _embeds(shapes))]
-    return mc.onnx_model(f"{variant.name}_text_encoder", inputs, outputs, max_batch_size=variant.max_rows)
+    return mc.onnx_model(f"{variant.name}_text_encoder", inputs, outputs, max_batch_size=_TEXT_ENCODER_BATCH)
 
 
 def _unet(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
@@ -148,6 +157,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         "stacks_in_flight": variant.unet_instances,
         "latent_channels": shapes.latent_channels,
         "vae_scale_factor": shapes.vae_scale_factor,
+        "sizes": ",".join(f"{width}x{height}" for width, height in variant.sizes),
     }
     return mc.python_model(f"{variant.name}_denoiser", inputs, outputs, max_batch_size=1, parameters=parameters)
 
@@ -180,7 +190,7 @@ def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
     outputs = [
         mc.model_output("input_ids", "INT32", [sequence_length]),
         mc.model_output("negative_input_ids", "INT32", [sequence_length]),
-        mc.model_output("prompt_tokens", "INT32", [1]),
+        mc.model_output("prompt_tokens", "INT32", [2]),
     ]
     return mc.python_model(f"{recipe.name}_tokenizer", inputs, outputs, max_batch_size=1)
 
@@ -275,4 +285,6 @@ def _config_json(repository: Path, model: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFound(f"{path} is missing: train or export the family before its repository is rendered")
     return json.loads(path.read_text())

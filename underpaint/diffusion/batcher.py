@@ -17,14 +17,16 @@ from underpaint.errors import InvalidArgument, Unavailable
 class Ticket:
     """A request's claim to a place in the batch.
 
-    ``rows`` of the UNet batch that a step of it takes: 1, or 2 under classifier-free guidance. Times are nanoseconds
-    of the machine's monotonic clock, which all processes of a server share.
+    ``rows`` of the UNet batch that a step of it takes: 1, or 2 under classifier-free guidance. ``shape`` of its sample;
+    only requests of one shape share a call. Times are nanoseconds of the machine's monotonic clock, which all processes
+    of a server share.
     """
 
     request_id: str
     rows: int
     arrived_ns: int
     deadline_ns: int | None = None
+    shape: tuple[int, ...] = ()
 
     def due_ns(self, patience_ns: int) -> int:
         """When this request should be done, for the sake of ordering."""
@@ -80,14 +82,15 @@ class StepBatcher:
         self._waiting[ticket.request_id] = ticket
 
     def take(self) -> list[Ticket]:
-        """The most urgent requests that fit into the next UNet call; empty when there is none."""
+        """The most urgent request and, after it, those that fit into the same UNet call; empty if nobody waits."""
         share, rows = self._fair_share(), 0
         batch: list[Ticket] = []
         for ticket in sorted(self._waiting.values(), key=lambda t: (t.due_ns(self._patience_ns), t.arrived_ns)):
             if rows >= share or rows + ticket.rows > self._max_rows:
                 break
-            batch.append(ticket)
-            rows += ticket.rows
+            if not batch or ticket.shape == batch[0].shape:
+                batch.append(ticket)
+                rows += ticket.rows
         for ticket in batch:
             self._in_flight[ticket.request_id] = self._waiting.pop(ticket.request_id)
         return batch

@@ -116,8 +116,7 @@ class Engine:
         with self._changed:
             if self._closed.is_set():
                 raise Unavailable("the denoiser is shutting down")
-            self._forget_old_withdrawals()
-            if self._withdrawn.pop(ticket.request_id, None):
+            if self._withdrawn.pop(ticket.request_id, 0) > ticket.arrived_ns:
                 raise Cancelled(f"request {ticket.request_id} was cancelled")
             self._batcher.add(ticket)
             self._jobs[ticket.request_id] = job
@@ -129,8 +128,7 @@ class Engine:
         with self._changed:
             job = self._leave(request_id)
             if job is None:
-                self._forget_old_withdrawals()
-                self._withdrawn[request_id] = self._clock_ns() + _WITHDRAWN_FOR_NS
+                self._remember_withdrawal(request_id)
         if job is None:
             return False
         job.future.set_exception(Cancelled(f"request {request_id} was cancelled at step {job.trajectory.step}"))
@@ -252,9 +250,11 @@ class Engine:
         self._batcher.discard(request_id)
         return self._jobs.pop(request_id, None)
 
-    def _forget_old_withdrawals(self) -> None:
+    def _remember_withdrawal(self, request_id: str) -> None:
+        """For a request that was sent before now and has not come yet; a later one of the same id is another."""
         now = self._clock_ns()
-        self._withdrawn = {name: until for name, until in self._withdrawn.items() if until > now}
+        self._withdrawn = {name: at for name, at in self._withdrawn.items() if now - at < _WITHDRAWN_FOR_NS}
+        self._withdrawn[request_id] = now
 
 
 def _too_late(job: _Job) -> DeadlineExceeded:

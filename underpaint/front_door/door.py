@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from underpaint import policies
@@ -70,8 +70,9 @@ class FrontDoor:
             plan = policy.plan(request, evidence, self._settings)
             while True:
                 sampling = self._deployment.sampling(request, self._deployment.variant(plan.variant))
-                painting = await self._paint(plan, request, sampling, visit)
-                verdict = policy.after(plan, evidence, self._settings)
+                request = replace(request, seed=sampling.seed)  # if it is painted again, then from the same noise
+                painting = await self._attend(self._paint(plan, request, sampling, visit), visit)
+                verdict = policy.after(plan, score=None, time_left_s=visit.time_left_s(), settings=self._settings)
                 if not isinstance(verdict, Escalate):
                     break
                 plan = verdict.plan
@@ -84,7 +85,8 @@ class FrontDoor:
             NotFound: nobody knows a request of that name.
         """
         visit = self._registry.withdraw(request_id)
-        asked = [visit.variant] if visit is not None and visit.variant else list(self._deployment.variants)
+        # A request of ours is with one denoiser or none; one that came another way may be with any.
+        asked = list(self._deployment.variants) if visit is None else [v for v in (visit.variant,) if v]
         dropped = await asyncio.gather(*(self.denoisers.cancel(v, request_id) for v in asked), return_exceptions=True)
         if visit is None and True not in dropped:
             raise NotFound(f"request_id: no request {request_id!r} is being served")
@@ -98,9 +100,11 @@ class FrontDoor:
         missed: dict[str, int] = {}
         while True:
             await asyncio.sleep(self._limits.heartbeat_every_s)
-            for variant in self._registry.variants_at_work():
-                alive_since_ns = await self.denoisers.alive_since(variant)
-                missed[variant] = missed.get(variant, 0) + 1 if alive_since_ns is None else 0
+            at_work = self._registry.variants_at_work()
+            missed = {variant: missed.get(variant, 0) for variant in at_work}
+            pulses = await asyncio.gather(*(self.denoisers.alive_since(variant) for variant in at_work))
+            for variant, alive_since_ns in zip(at_work, pulses, strict=True):
+                missed[variant] = missed[variant] + 1 if alive_since_ns is None else 0
                 if alive_since_ns is not None:
                     self._registry.strand(variant, before_ns=alive_since_ns)
                 elif missed[variant] >= self._limits.heartbeats_missed:
@@ -123,16 +127,15 @@ class FrontDoor:
     # Running a plan ---------------------------------------------------------------------------------------------
 
     async def _paint(self, plan: Plan, request: GenerateRequest, sampling: Sampling, visit: Visit) -> Painting:
-        await self._attend(self._painters.acquire(), visit)
-        try:
+        """Wait for a place among those who paint, and paint."""
+        async with self._painters:
             visit.paint_with(plan.variant)
-            errand = self._errand(visit)
-            return await self._attend(paint(self._transport, plan, request, sampling, errand), visit)
-        finally:
-            visit.variant = None
-            self._painters.release()
+            try:
+                return await paint(self._transport, plan, request, sampling, self._errand(visit))
+            finally:
+                visit.variant = None
 
-    async def _attend(self, work: Awaitable[Answer], visit: Visit) -> Answer:
+    async def _attend(self, work: Coroutine[None, None, Answer], visit: Visit) -> Answer:
         """Wait for ``work``, but no longer than the caller, the deadline and the denoiser last."""
         task = asyncio.ensure_future(work)
         try:
@@ -183,7 +186,7 @@ class FrontDoor:
             negative_prompt=request.negative_prompt,
             policy=policy,
             variant=plan.variant,
-            start=type(plan.start).__name__.lower(),
+            start=plan.start.name,
             seed=sampling.seed,
             scheduler=sampling.scheduler,
             num_inference_steps=sampling.num_inference_steps,
@@ -198,9 +201,12 @@ class FrontDoor:
 
     def _warnings(self, plan: Plan, painting: Painting) -> tuple[str, ...]:
         limit = self._deployment.variant(plan.variant).prompt_tokens
-        if painting.prompt_tokens <= limit:
-            return ()
-        return (f"prompt: {painting.prompt_tokens} tokens, of which {plan.variant} reads the first {limit}",)
+        counts = zip(("prompt", "negative_prompt"), painting.prompt_tokens, strict=True)
+        return tuple(
+            f"{name}: {count} tokens, of which {plan.variant} reads the first {limit}"
+            for name, count in counts
+            if count > limit
+        )
 
 
 def _visit(request: GenerateRequest, hung_up: Callable[[], bool]) -> Visit:

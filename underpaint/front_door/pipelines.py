@@ -19,12 +19,13 @@ _OUTPUTS = ("image", "prompt_tokens", "timings_ns", "steps_run")
 class Painting:
     """What an ensemble gives back.
 
-    ``image``: uint8 [H, W, 3]. Times are monotonic nanoseconds: when the ensemble was called, when the denoiser got the
-    request, began and ended it, and when the image was there.
+    ``image``: uint8 [H, W, 3]. ``prompt_tokens``: of the prompt and the negative prompt, before any was cut off. Times
+    are monotonic nanoseconds: when the ensemble was called, when the denoiser got the request, began and ended it, and
+    when the image was there.
     """
 
     image: np.ndarray
-    prompt_tokens: int
+    prompt_tokens: tuple[int, ...]
     steps_run: int
     called_ns: int
     arrived_ns: int
@@ -50,13 +51,17 @@ async def paint(
 ) -> Painting:
     """Run ``plan`` from text to image."""
     called_ns = time.monotonic_ns()
-    parameters: Parameters = {"request_id": errand.request_id, "deadline_ns": errand.deadline_ns}
+    parameters: Parameters = {
+        "request_id": errand.request_id,
+        "called_ns": called_ns,
+        "deadline_ns": errand.deadline_ns,
+    }
     inputs = _inputs(request, sampling)
     outputs = await transport.infer(plan.variant, inputs, _OUTPUTS, errand.timeout_s, parameters)
     arrived_ns, started_ns, finished_ns = (int(t) for t in outputs["timings_ns"].reshape(-1))
     return Painting(
         image=outputs["image"][0],
-        prompt_tokens=int(outputs["prompt_tokens"].item()),
+        prompt_tokens=tuple(int(count) for count in outputs["prompt_tokens"].reshape(2)),
         steps_run=int(outputs["steps_run"].item()),
         called_ns=called_ns,
         arrived_ns=arrived_ns,

@@ -84,9 +84,9 @@ class Registry:
         visit = self._visits.get(request_id)
         return None if visit is None else visit.variant
 
-    def variants_at_work(self) -> set[str]:
+    def variants_at_work(self) -> list[str]:
         """The variants that owe an answer at the moment."""
-        return {visit.variant for visit in self._visits.values() if visit.variant is not None}
+        return sorted({visit.variant for visit in self._visits.values() if visit.variant is not None})
 
     def strand(self, variant: str, before_ns: int) -> None:
         """What the denoiser of ``variant`` was sent before ``before_ns`` has died with its process."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from underpaint.evidence import Evidence
 from underpaint.requests import GenerateRequest
@@ -12,6 +12,8 @@ from underpaint.requests import GenerateRequest
 @dataclass(frozen=True)
 class Noise:
     """Start from nothing: run every step."""
+
+    name: ClassVar[str] = "noise"
 
 
 Start = Noise
@@ -56,5 +58,8 @@ class Policy(Protocol):
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         """Decide before anything is painted."""
 
-    def after(self, plan: Plan, evidence: Evidence, settings: Settings) -> Verdict:
-        """Decide what follows once ``plan`` has been run."""
+    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
+        """Decide what follows once ``plan`` has been run.
+
+        ``score``: what the discriminator gives the image, where there is one; ``time_left_s``: to the deadline.
+        """

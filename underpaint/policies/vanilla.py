@@ -13,5 +13,5 @@ class Vanilla:
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         return Plan(request.variant or settings.large, Noise())
 
-    def after(self, plan: Plan, evidence: Evidence, settings: Settings) -> Verdict:
+    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
         return Accept()

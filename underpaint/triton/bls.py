@@ -102,7 +102,10 @@ def _exec(model: str, inputs: Tensors, outputs: Sequence[str], parameters: Param
         parameters=dict(parameters),
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
-    response = request.exec()
+    try:
+        response = request.exec()
+    except pb_utils.TritonModelException as error:  # Triton would not even take the call
+        raise Unavailable(f"{model}: {error}") from None
     if response.has_error():
         raise from_triton_error(model, response.error())
     return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}

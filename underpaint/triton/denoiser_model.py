@@ -19,10 +19,9 @@ import numpy as np
 
 from underpaint.diffusion import prediction
 from underpaint.diffusion.batcher import StepBatcher, Ticket
-from underpaint.diffusion.denoiser import Denoiser, Trajectory
+from underpaint.diffusion.denoiser import Denoiser
 from underpaint.diffusion.engine import Denoised, Engine
-from underpaint.diffusion.noise import gaussian
-from underpaint.diffusion.schedule import Schedule
+from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler, scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
 from underpaint.triton.bls import BlsTransport
@@ -34,20 +33,36 @@ from underpaint.triton.tensors import Tensors, inputs_of, parameters_of, scalar,
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 
 
+_NEEDED = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "width",
+    "height",
+)
+
+
 @dataclass(frozen=True)
 class _Call:
-    """One request to this model: what it carries, and where its answer goes."""
+    """One request to this model: what it carries, and where its answer goes.
+
+    ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them.
+    """
 
     sender: Any
     inputs: Tensors
     request_id: str
+    called_ns: int | None
     deadline_ns: int | None
 
     @classmethod
     def of(cls, request: Any, sender: Any) -> _Call:
         parameters = parameters_of(request)
-        deadline_ns = parameters.get("deadline_ns")
-        return cls(sender, inputs_of(request), _request_id(request, parameters), deadline_ns and int(deadline_ns))
+        times = (_nanoseconds(parameters, name) for name in ("called_ns", "deadline_ns"))
+        return cls(sender, inputs_of(request), _request_id(request, parameters), *times)
 
 
 class TritonPythonModel:
@@ -58,8 +73,7 @@ class TritonPythonModel:
         model = ModelArgs.of(args)
         raw = json.loads((model.folder / "scheduler_config.json").read_text())
         self._schedulers = {name: load_scheduler(raw, name) for name in scheduler_names(raw)}
-        self._latent_channels = int(model.parameters["latent_channels"])
-        self._vae_scale_factor = int(model.parameters["vae_scale_factor"])
+        self._canvas = _canvas(model.parameters)
         stacks = int(model.parameters["stacks_in_flight"])
         self._transport = BlsTransport(max_calls=24)
         unet = partial(_call_unet, self._transport, model.parameters["unet"], float(model.parameters["unet_timeout_s"]))
@@ -95,8 +109,9 @@ class TritonPythonModel:
 
     def _run(self, call: _Call) -> None:
         arrived_ns = time.monotonic_ns()
-        trajectory = self._trajectory(call.inputs)
-        ticket = Ticket(call.request_id, trajectory.rows, arrived_ns, call.deadline_ns)
+        trajectory = begin(_order(call.inputs), self._canvas, self._schedulers)
+        called_ns = call.called_ns or arrived_ns
+        ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, trajectory.sample.shape)
         self._engine.submit(ticket, trajectory).add_done_callback(partial(_deliver, call.sender, arrived_ns))
 
     def _cancel(self, call: _Call) -> None:
@@ -115,40 +130,6 @@ class TritonPythonModel:
 
     def _heartbeat(self, call: _Call) -> None:
         answer(call.sender, {"alive_since_ns": np.array([[self._alive_since_ns]], np.int64)})
-
-    def _trajectory(self, inputs: Tensors) -> Trajectory:
-        """The request's start: noise, a clean image's latents re-noised, or latents of an earlier step."""
-        guidance_scale = scalar(inputs, "guidance_scale")
-        start_step = scalar(inputs, "start_step", 0)
-        schedule = self._schedule(inputs)
-        schedule.check_step(start_step)
-        return Trajectory(
-            schedule=schedule,
-            sample=self._first_sample(inputs, schedule, start_step),
-            step=start_step,
-            prompt_embeds=inputs["prompt_embeds"][0],
-            negative_prompt_embeds=inputs["negative_prompt_embeds"][0] if guidance_scale > 1 else None,
-            guidance_scale=guidance_scale,
-            capture_steps=frozenset(_capture_steps(inputs, start_step, len(schedule))),
-        )
-
-    def _schedule(self, inputs: Tensors) -> Schedule:
-        name = text(inputs, "scheduler")
-        if name not in self._schedulers:
-            raise InvalidArgument.of("scheduler", name, ", ".join(self._schedulers))
-        return self._schedulers[name].schedule(scalar(inputs, "num_inference_steps"))
-
-    def _first_sample(self, inputs: Tensors, schedule: Schedule, start_step: int) -> np.ndarray:
-        side = self._vae_scale_factor
-        shape = (self._latent_channels, scalar(inputs, "height") // side, scalar(inputs, "width") // side)
-        if "start_latents" in inputs:
-            return _of_shape("start_latents", inputs["start_latents"][0], shape)
-        noise = gaussian(scalar(inputs, "seed"), shape)
-        if "image_latents" in inputs:
-            return schedule.start_from_image(
-                _of_shape("image_latents", inputs["image_latents"][0], shape), noise, start_step
-            )
-        return schedule.start_from_noise(noise)
 
 
 def _call_unet(
@@ -186,6 +167,13 @@ def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
     )
 
 
+def _nanoseconds(parameters: Mapping[str, Any], name: str) -> int | None:
+    value = parameters.get(name)
+    if value is not None and type(value) is not int:
+        raise InvalidArgument.of(name, value, "an integer, nanoseconds of the monotonic clock")
+    return value
+
+
 def _request_id(request: Any, parameters: Mapping[str, Any]) -> str:
     """The caller's own name for the request; one that nobody can cancel if it has none."""
     return str(
@@ -201,15 +189,39 @@ def _progress(step: int, num_inference_steps: int) -> np.ndarray:
     return np.array([[step, num_inference_steps]], np.int32)
 
 
-def _of_shape(name: str, latents: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if latents.shape != shape:
-        raise InvalidArgument.of(name, f"shape {list(latents.shape)}", f"shape {list(shape)}")
-    return latents
+def _order(inputs: Tensors) -> Order:
+    """The order in a request's tensors, each with a batch dimension of 1.
+
+    Raises:
+        InvalidArgument: a tensor is missing, or out of range.
+    """
+    for name in _NEEDED:
+        if name not in inputs:
+            raise InvalidArgument.of(name, None, "a value; it is needed for op run")
+    return Order(
+        prompt_embeds=inputs["prompt_embeds"][0],
+        negative_prompt_embeds=inputs["negative_prompt_embeds"][0],
+        seed=scalar(inputs, "seed"),
+        num_inference_steps=scalar(inputs, "num_inference_steps"),
+        guidance_scale=scalar(inputs, "guidance_scale"),
+        scheduler=text(inputs, "scheduler"),
+        width=scalar(inputs, "width"),
+        height=scalar(inputs, "height"),
+        start_step=scalar(inputs, "start_step", 0),
+        image_latents=_first(inputs, "image_latents"),
+        start_latents=_first(inputs, "start_latents"),
+        capture_steps=tuple(int(step) for step in inputs.get("capture_steps", np.empty(0)).reshape(-1)),
+    )
 
 
-def _capture_steps(inputs: Tensors, start_step: int, steps: int) -> list[int]:
-    wanted = [int(step) for step in inputs["capture_steps"].reshape(-1)] if "capture_steps" in inputs else []
-    for step in wanted:
-        if not start_step < step < steps:
-            raise InvalidArgument.of("capture_steps", step, f"{start_step + 1} to {steps - 1}")
-    return wanted
+def _first(inputs: Tensors, name: str) -> np.ndarray | None:
+    return inputs[name][0] if name in inputs else None
+
+
+def _canvas(parameters: Mapping[str, str]) -> Canvas:
+    sizes = (size.split("x") for size in parameters["sizes"].split(","))
+    return Canvas(
+        latent_channels=int(parameters["latent_channels"]),
+        vae_scale_factor=int(parameters["vae_scale_factor"]),
+        sizes=tuple((int(width), int(height)) for width, height in sizes),
+    )

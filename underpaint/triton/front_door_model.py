@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -64,7 +65,7 @@ class FrontDoorModel:
             if op not in self._operations:
                 raise InvalidArgument.of("op", op, ", ".join(self._operations))
             await self._operations[op](request, sender)
-        except BaseException as error:
+        except Exception as error:
             refuse(sender, error)
 
     async def _run(self, request: Any, sender: Any) -> None:
@@ -72,13 +73,15 @@ class FrontDoorModel:
 
     async def _cancel(self, request: Any, sender: Any) -> None:
         request_id = str(parameters_of(request).get("request_id") or request.request_id())
+        if not request_id:
+            raise InvalidArgument.of("request_id", request_id, "the id of the request that is to be cancelled")
         await self._door.cancel(request_id)
-        self._send(sender, {"outcome": strings(f'{{"cancelled": "{request_id}"}}')})
+        self._send(sender, {"outcome": strings(json.dumps({"cancelled": request_id}))})
 
     async def _heartbeat(self, request: Any, sender: Any) -> None:
         if self._transport.exhausted:
             return  # silence is what a supervisor understands: only a new process gets the threads back
-        self._send(sender, {"outcome": strings(f'{{"in_flight": {self._door.in_flight}}}')})
+        self._send(sender, {"outcome": strings(json.dumps({"in_flight": self._door.in_flight}))})
 
     def _send(self, sender: Any, tensors: Tensors) -> None:
         raise NotImplementedError
@@ -109,9 +112,14 @@ def read_request(request: Any) -> GenerateRequest:
     return GenerateRequest.parse(fields)
 
 
-def tensors_of(reply: Reply, output_format: str) -> dict[str, np.ndarray]:
+async def tensors_of(reply: Reply, output_format: str) -> dict[str, np.ndarray]:
     """A reply as output tensors: the report always, the image in the form that the caller asked for."""
     report = {"outcome": strings(reply.outcome.to_json())}
     if output_format == "png":
-        return {"png": strings(to_base64(to_png(reply.image, reply.outcome.metadata()))), **report}
+        return {"png": await png_tensor(reply.image, reply.outcome.metadata()), **report}
     return {"image": reply.image, **report} if output_format == "tensor" else report
+
+
+async def png_tensor(image: np.ndarray, metadata: Mapping[str, Any]) -> np.ndarray:
+    """An image as base64 PNG; compressed in a thread, since others wait for the event loop."""
+    return strings(to_base64(await asyncio.to_thread(to_png, image, metadata)))

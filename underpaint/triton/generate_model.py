@@ -15,7 +15,7 @@ class TritonPythonModel(FrontDoorModel):
     async def _run(self, request: Any, sender: Any) -> None:
         wanted = read_request(request)
         reply = await self._door.serve(wanted, sender.is_cancelled)
-        answer(sender, tensors_of(reply, wanted.output_format))
+        answer(sender, await tensors_of(reply, wanted.output_format))
 
     def _send(self, sender: Any, tensors: Tensors) -> None:
         answer(sender, tensors)

@@ -19,10 +19,9 @@ import triton_python_backend_utils as pb_utils
 from underpaint.errors import UnderpaintError
 from underpaint.front_door.denoisers import Glimpse
 from underpaint.front_door.outcome import Reply
-from underpaint.images import to_base64, to_png
 from underpaint.requests import GenerateRequest
-from underpaint.triton.front_door_model import FrontDoorModel, read_request, tensors_of
-from underpaint.triton.tensors import Tensors, strings, to_triton
+from underpaint.triton.front_door_model import FrontDoorModel, png_tensor, read_request, tensors_of
+from underpaint.triton.tensors import Tensors, to_triton
 
 _LOOK_EVERY_S = 0.05
 
@@ -34,10 +33,13 @@ class TritonPythonModel(FrontDoorModel):
         wanted = read_request(request)
         wanted = replace(wanted, request_id=wanted.request_id or uuid.uuid4().hex)
         serving = asyncio.ensure_future(self._door.serve(wanted, sender.is_cancelled))
-        await self._show_progress(serving, sender, wanted)
-        reply = await serving
+        try:
+            await self._show_progress(serving, sender, wanted)
+            reply = await serving
+        finally:
+            serving.cancel()
         steps = reply.outcome.num_inference_steps
-        self._send(sender, {**tensors_of(reply, wanted.output_format), "progress": _progress(steps, steps)})
+        self._send(sender, {**await tensors_of(reply, wanted.output_format), "progress": _progress(steps, steps)})
 
     async def _show_progress(self, serving: asyncio.Future[Reply], sender: Any, wanted: GenerateRequest) -> None:
         request_id = str(wanted.request_id)
@@ -58,7 +60,7 @@ class TritonPythonModel(FrontDoorModel):
             return progress
         image = await self._door.denoisers.preview(variant, glimpse.latents)
         if wanted.output_format == "png":
-            return {**progress, "png": strings(to_base64(to_png(image, {"step": glimpse.step})))}
+            return {**progress, "png": await png_tensor(image, {"step": glimpse.step})}
         return {**progress, "image": image}
 
     def _respond(self, sender: Any, tensors: Tensors) -> None:

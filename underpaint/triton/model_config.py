@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType as _DataType
@@ -83,14 +82,6 @@ def ensemble(template: str, values: Mapping[str, object]) -> ModelConfig:
     """
     text = string.Template(template).substitute({name: str(value) for name, value in values.items()})
     return text_format.Parse(text, ModelConfig())
-
-
-def write(config: ModelConfig, folder: Path) -> Path:
-    """Write ``folder/config.pbtxt``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.pbtxt"
-    path.write_text(to_text(config))
-    return path
 
 
 def to_text(config: ModelConfig) -> str:

@@ -23,6 +23,8 @@ _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 
 # Errors of Triton itself that say "not now": a dead process, a full queue, a model that is being reloaded.
 _PASSING = re.compile(r"is not healthy|[Ee]xceeds maximum queue size|is not ready|not available|unavailable")
+# … and such that say "never": what was sent does not fit the model.
+_MISFIT = re.compile(r"unexpected shape for input|inference input data-type|unexpected inference input")
 
 
 def answer(sender: Any, tensors: Tensors) -> None:
@@ -56,6 +58,8 @@ def from_triton_error(model: str, error: Any) -> UnderpaintError:
         return from_status(marked.group(1), _MARK.sub("", message))
     if _PASSING.search(message):
         return from_status("UNAVAILABLE", f"{model}: {message}")
+    if _MISFIT.search(message):
+        return from_status("INVALID_ARG", f"{model}: {message}")
     return from_status(_status_of(error), f"{model}: {message}")
 
 

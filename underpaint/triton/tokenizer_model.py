@@ -39,9 +39,9 @@ class TritonPythonModel:
 
     def _tokenize(self, prompt: str, negative_prompt: str) -> dict[str, np.ndarray]:
         ids = [e.ids for e in self._tokenizer.encode_batch([prompt, negative_prompt])]
-        count = len(self._counter.encode(prompt).ids) - _MARKERS
+        counts = [len(e.ids) - _MARKERS for e in self._counter.encode_batch([prompt, negative_prompt])]
         return {
             "input_ids": np.array(ids[:1], np.int32),
             "negative_input_ids": np.array(ids[1:], np.int32),
-            "prompt_tokens": np.array([[count]], np.int32),
+            "prompt_tokens": np.array([counts], np.int32),
         }
