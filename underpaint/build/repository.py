@@ -19,7 +19,6 @@ from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
 
 
-
 def _data(folder: str) -> Path:
     """A folder of the checkout, or the copy of it that an installed package carries."""
     checkout = Path(__file__).resolve().parents[2] / folder
