@@ -23,6 +23,7 @@ _NOISE = re.compile(
     r"|NVML|DCGM|Collecting (CPU|GPU|metrics)|no GPU"
     r"|^loading: |^failed to load '[^']*'$|successfully (un)?loaded|TRITONBACKEND_ModelInstance|^Started .*Service"
     r"|^Timeout \d+: Found|Waiting for in-flight requests|All models are stopped|^Signal \(\d+\) received"
+    r"|HandleCancellation called even when the context was not cancelled"  # at the end of a stream with an error
     r"|^Creating TritonCache|^Initialized "
     r"|Non-graceful termination detected|^Failed to initialize Python stub|^ERROR: Failed to create instance"
     r"|^At:$|^  .+\(\d+\): \S+$"  # the stack that follows a Python error of which the first line is told anyway
