@@ -239,3 +239,29 @@ def test_only_samples_of_one_shape_share_a_call() -> None:
         batcher.add(Ticket(name, 1, arrived, shape=shape))
     assert [t.request_id for t in batcher.take()] == ["a", "c"]
     assert [t.request_id for t in batcher.take()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("stacks", "rows", "calls"),
+    [
+        (1, [2], [1]),
+        (2, [2], [2]),  # a lone request under guidance: its two rows side by side
+        (2, [1], [1]),  # without guidance there is nothing to spread
+        (4, [2], [2]),  # no more calls than rows
+        (2, [2, 2], [1, 1]),
+        (2, [2] * 16, [1, 1]),
+        (3, [2, 2], [1, 1]),
+    ],
+)
+def test_rows_are_spread_only_where_stacks_would_idle(stacks: int, rows: list[int], calls: list[int]) -> None:
+    batcher = StepBatcher(max_rows=32, stacks=stacks)
+    for i, wide in enumerate(rows):
+        batcher.add(Ticket(str(i), wide, arrived_ns=i))
+    assert [batcher.calls_for(batcher.take()) for _ in calls] == calls
+
+
+def test_a_full_batch_is_one_call() -> None:
+    batcher = StepBatcher(max_rows=4, stacks=2)
+    for i in range(20):
+        batcher.add(Ticket(str(i), 2, arrived_ns=i))
+    assert batcher.calls_for(batcher.take()) == 1

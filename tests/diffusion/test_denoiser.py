@@ -101,3 +101,23 @@ def test_a_trajectory_is_done_after_its_last_step() -> None:
     assert not trajectory.done
     Denoiser(predict, V).advance([trajectory])
     assert trajectory.done
+
+
+@pytest.mark.parametrize("calls", [2, 3, 4])
+def test_a_step_may_be_spread_over_several_calls(calls: int) -> None:
+    whole, spread = ([p.trajectory() for p in (PLAIN, GUIDED, PLAIN_TOO)] for _ in range(2))
+    unet = FakeUNet()
+    Denoiser(FakeUNet(), V).advance(whole)
+    Denoiser(unet, V, max_calls=calls).advance(spread, calls)
+    assert len(unet.rows) == calls and sum(unet.rows) == 4
+    for one, other in zip(whole, spread, strict=True):
+        np.testing.assert_array_equal(one.sample, other.sample)
+
+
+def test_when_one_of_several_calls_fails_nobody_has_moved() -> None:
+    trajectory = GUIDED.trajectory()
+    before = trajectory.sample.copy()
+    with pytest.raises(Unavailable):
+        Denoiser(FakeUNet(failures={1: Unavailable("gone")}), V, max_calls=2).advance([trajectory], calls=2)
+    assert trajectory.step == 0
+    np.testing.assert_array_equal(trajectory.sample, before)

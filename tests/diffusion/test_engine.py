@@ -498,7 +498,8 @@ def test_more_than_the_capacity_is_refused(studio: Callable[..., Studio]) -> Non
 
 def test_several_calls_are_in_flight_and_share_no_request(studio: Callable[..., Studio]) -> None:
     gates = {n: Gate() for n in range(3)}
-    paintings = [Painting(i, steps=4 + i % 3, guidance=2.0 if i % 2 else 1.0) for i in range(9)]
+    # The first two are unguided, so that neither is spread over two calls.
+    paintings = [Painting(i, steps=4 + i % 3, guidance=2.0 if i in (3, 5, 7) else 1.0) for i in range(9)]
     three = studio(FakeUNet(gates), stacks=3)
     futures = [three.submit(paintings[0])]
     gates[0].wait()
@@ -512,6 +513,14 @@ def test_several_calls_are_in_flight_and_share_no_request(studio: Callable[..., 
     three.unet.open_all()
     for painting, future in zip(paintings, futures, strict=True):
         np.testing.assert_allclose(latents(future), painting.path()[-1], atol=1e-4)
+
+
+def test_a_lone_guided_request_is_spread_over_idle_stacks(studio: Callable[..., Studio]) -> None:
+    painting = Painting(1, steps=3, guidance=2.0)
+    two = studio(stacks=2)
+    np.testing.assert_allclose(latents(two.submit(painting)), painting.path()[-1], atol=TOLERANCE)
+    assert two.unet.rows == [1] * 6
+    assert two.engine.activity().unet_calls == 6
 
 
 def test_a_stuck_call_does_not_hold_up_the_other_stack(studio: Callable[..., Studio]) -> None:

@@ -118,6 +118,8 @@ def _unet(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         variant.unet_instances,
         variant.unet_threads,
         free_dims=_latent_size(variant, shapes),
+        # Its one caller, the denoiser, sends each instance what it should run; merging would leave others idle.
+        dynamic_batching=False,
     )
 
 

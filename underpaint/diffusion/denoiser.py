@@ -4,6 +4,7 @@ decides nothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,13 +75,15 @@ class Trajectory:
 class Denoiser:
     """The step that a variant's UNet makes."""
 
-    def __init__(self, unet: UNet, prediction: Prediction) -> None:
+    def __init__(self, unet: UNet, prediction: Prediction, max_calls: int = 1) -> None:
+        """``max_calls``: how many UNet calls a step may be spread over, side by side."""
         self._unet, self._prediction = unet, prediction
+        self._pool = ThreadPoolExecutor(max_calls, thread_name_prefix="unet")
 
-    def advance(self, trajectories: Sequence[Trajectory]) -> None:
-        """Move each trajectory on by one step. When the UNet call fails, none has moved."""
+    def advance(self, trajectories: Sequence[Trajectory], calls: int = 1) -> None:
+        """Move each trajectory on by one step, in ``calls`` UNet calls. When one of them fails, none has moved."""
         x = np.stack([t.sample for t in trajectories])
-        output = self._predict(trajectories, x)
+        output = self._predict(trajectories, x, calls)
         positions = [(t.schedule, t.step) for t in trajectories]
         x_next, clean = step(self._prediction, positions, x, output)
         for i, trajectory in enumerate(trajectories):
@@ -88,21 +91,31 @@ class Denoiser:
             trajectory.sample, trajectory.clean = x_next[i], clean[i]
             trajectory.step += 1
 
-    def _predict(self, trajectories: Sequence[Trajectory], x: np.ndarray) -> np.ndarray:
+    def _predict(self, trajectories: Sequence[Trajectory], x: np.ndarray, calls: int) -> np.ndarray:
         """Guided prediction, float32 [n, C, h, w]. The rows of the negative prompts follow those of the prompts."""
         guided = [i for i, t in enumerate(trajectories) if t.negative_prompt_embeds is not None]
         timestep = np.array([t.schedule.timesteps[t.step] for t in trajectories], np.float32)
         embeds = [t.prompt_embeds for t in trajectories]
         if not guided:
-            return self._call(x, timestep, np.stack(embeds))
+            return self._call(calls, x, timestep, np.stack(embeds))
         negative = [t.negative_prompt_embeds for t in trajectories if t.negative_prompt_embeds is not None]
         output = self._call(
-            np.concatenate([x, x[guided]]), np.concatenate([timestep, timestep[guided]]), np.stack(embeds + negative)
+            calls,
+            np.concatenate([x, x[guided]]),
+            np.concatenate([timestep, timestep[guided]]),
+            np.stack(embeds + negative),
         )
         scale = np.array([trajectories[i].guidance_scale for i in guided], np.float32)
         return guide(output, np.array(guided), scale, len(trajectories))
 
-    def _call(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
+    def _call(self, calls: int, *rows: np.ndarray) -> np.ndarray:
+        """The UNet's answer to all rows, in ``calls`` parts side by side."""
+        parts = list(zip(*(np.array_split(array, calls) for array in rows), strict=True))
+        others = [self._pool.submit(self._checked, *part) for part in parts[1:]]
+        outputs = [self._checked(*parts[0]), *(other.result() for other in others)]
+        return outputs[0] if calls == 1 else np.concatenate(outputs)
+
+    def _checked(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
         output = self._unet(sample, timestep, encoder_hidden_states)
         if output.shape != sample.shape:  # numpy would broadcast one row to all
             raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(sample.shape)}")

@@ -165,51 +165,53 @@ class Engine:
 
     def _work(self) -> None:
         while not self._closed.is_set():
-            batch = self._next_batch()
+            batch, calls = self._next_batch()
             if batch:
-                self._turn(batch)
+                self._turn(batch, calls)
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self) -> tuple[list[_Job], int]:
         with self._changed:
             self._changed.wait_for(lambda: self._closed.is_set() or self._batcher.waiting)
             late = [self._leave(ticket.request_id) for ticket in self._batcher.expired(self._clock_ns())]
-            batch = [self._jobs[ticket.request_id] for ticket in self._batcher.take()]
+            tickets = self._batcher.take()
+            calls = self._batcher.calls_for(tickets)
+            batch = [self._jobs[ticket.request_id] for ticket in tickets]
         for job in late:
             if job is not None:
                 job.future.set_exception(_too_late(job))
-        return batch
+        return batch, calls
 
-    def _turn(self, batch: list[_Job]) -> None:
-        failure = self._advance(batch)
+    def _turn(self, batch: list[_Job], calls: int = 1) -> None:
+        failure = self._advance(batch, calls)
         if isinstance(failure, _LASTING) and len(batch) > 1:
             middle = len(batch) // 2
             self._turn(batch[:middle])
             self._turn(batch[middle:])
             return
-        leaving = self._after_turn(batch, failure)
+        leaving = self._after_turn(batch, calls, failure)
         for job in leaving:
             self._finish(job, failure)
         if failure is not None and not isinstance(failure, _LASTING):
             self._closed.wait(_PAUSE_AFTER_FAILURE_S)
 
-    def _advance(self, batch: list[_Job]) -> UnderpaintError | None:
+    def _advance(self, batch: list[_Job], calls: int) -> UnderpaintError | None:
         """Make the step; returns why it could not be made."""
         now = self._clock_ns()
         for job in batch:
             job.started_ns = job.started_ns or now
         try:
-            self._denoiser.advance([job.trajectory for job in batch])
+            self._denoiser.advance([job.trajectory for job in batch], calls)
         except UnderpaintError as error:
             return error
         except Exception as error:  # must not take the thread, and with it every request, down
             return _Defect(f"{type(error).__name__}: {error}")
         return None
 
-    def _after_turn(self, batch: list[_Job], failure: UnderpaintError | None) -> list[_Job]:
+    def _after_turn(self, batch: list[_Job], calls: int, failure: UnderpaintError | None) -> list[_Job]:
         """Book the turn; take out of the engine, and return, the jobs that end here."""
         now = self._clock_ns()
         with self._changed:
-            self._count(batch, failure)
+            self._count(batch, calls, failure)
             for job in batch:
                 job.failing_since_ns = None if failure is None else (job.failing_since_ns or now)
             # A job cancelled during the call is gone already, and has its answer.
@@ -221,12 +223,12 @@ class Engine:
             self._changed.notify()
         return leaving
 
-    def _count(self, batch: list[_Job], failure: UnderpaintError | None) -> None:
+    def _count(self, batch: list[_Job], calls: int, failure: UnderpaintError | None) -> None:
         if failure is not None:
             self._retries += 1
             return
         self._steps += len(batch)
-        self._unet_calls += 1
+        self._unet_calls += calls
         self._unet_rows += sum(job.ticket.rows for job in batch)
 
     def _gave_up(self, job: _Job, failure: UnderpaintError | None, now_ns: int) -> bool:

@@ -79,7 +79,7 @@ class TritonPythonModel:
         unet = partial(_call_unet, self._transport, model.parameters["unet"], float(model.parameters["unet_timeout_s"]))
         prediction_type = self._schedulers[scheduler_names(raw)[0]].prediction_type
         batcher = StepBatcher(int(model.parameters["max_rows"]), stacks)
-        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type)), batcher, stacks)
+        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type), max_calls=stacks), batcher, stacks)
         self._metrics = EngineMetrics(model.name, self._engine.activity)
         self._operations: dict[str, Callable[[_Call], None]] = {
             "run": self._run,

@@ -59,15 +59,17 @@ def onnx_model(
     instances: int = 1,
     threads: int = 1,
     free_dims: Sequence[int] = (),
+    dynamic_batching: bool = True,
 ) -> ModelConfig:
-    """A model of the onnxruntime backend, batched dynamically, warmed up with one row of zeros.
+    """A model of the onnxruntime backend, warmed up with one row of zeros.
 
     ``instances`` run side by side, each with ``threads`` threads inside an operator where it runs on a CPU.
     ``free_dims`` are what the dimensions declared as -1 are in the warm-up, in order, the same for every input.
     """
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size, input=inputs, output=outputs)
     config.instance_group.append(ModelInstanceGroup(kind=ModelInstanceGroup.KIND_AUTO, count=instances))
-    config.dynamic_batching.CopyFrom(ModelDynamicBatching())
+    if dynamic_batching:
+        config.dynamic_batching.CopyFrom(ModelDynamicBatching())
     _set_parameters(config, {"intra_op_thread_count": threads})
     config.model_warmup.append(_warm_up(config.input, free_dims))
     return config
