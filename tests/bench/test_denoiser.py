@@ -65,7 +65,17 @@ def test_efficiency_is_the_median_of_paired_ratios() -> None:
     assert summary.efficiency_single == pytest.approx(0.7, abs=1e-4)
     assert summary.efficiency_single_of_lone == pytest.approx(1.4, abs=1e-4)
     assert summary.images_per_s == pytest.approx(9.0) and summary.ceiling_images_per_s == pytest.approx(10.0)
-    assert summary.ceiling_setup == BEST
+    assert summary.ceiling_setup == summary.strongest_setup == BEST
+    assert summary.efficiency_of_strongest == summary.efficiency
+
+
+def test_sessions_side_by_side_may_be_stronger_than_the_ceiling() -> None:
+    by_setup = {BEST: 8.0, LONE: 4.0, OTHER: 10.0}
+    only = Round(by_setup, cycles(CONCURRENCY, CONCURRENCY / 8.0), cycles(1, 1 / 4.0))
+    summary = summarise(Measured(JOB, {}, [only]))
+    assert (summary.ceiling_setup, summary.strongest_setup) == (BEST, OTHER)
+    assert (summary.efficiency, summary.efficiency_of_strongest) == pytest.approx((1.0, 0.8))
+    assert (summary.efficiency_single, summary.efficiency_single_of_strongest) == pytest.approx((0.5, 0.4))
 
 
 def test_the_ceiling_is_the_setup_that_is_strongest_in_the_rounds() -> None:
@@ -81,7 +91,14 @@ def test_a_ceiling_without_the_lone_rows_is_a_defect() -> None:
 
 def test_the_shortlist_keeps_the_strongest_and_a_lone_one() -> None:
     search = {Setup(1, 2, rows): float(rows) for rows in (1, 2, 8, 16, 24, 32)}
-    assert shortlist(search, JOB) == [Setup(1, 2, 32), Setup(1, 2, 24), Setup(1, 2, 16), LONE]
+    assert shortlist(search, JOB) == [Setup(1, 2, 32), Setup(1, 2, 24), LONE]
+    side_by_side = {Setup(2, 1, rows): rows + 0.5 for rows in (8, 16, 32)}
+    assert shortlist(search | side_by_side, JOB) == [
+        Setup(1, 2, 32),
+        Setup(1, 2, 24),
+        Setup(2, 1, 32),
+        LONE,
+    ]
 
 
 def test_measuring_alternates_and_pairs(tmp_path: Path) -> None:
@@ -95,7 +112,7 @@ def test_measuring_alternates_and_pairs(tmp_path: Path) -> None:
 
     setups = [LONE, OTHER, BEST]
     measured = measure(JOB, paint, unet, setups, QUICK, told.append)
-    assert unet.asked == [LONE, OTHER, BEST] + [BEST, OTHER, LONE] * 2 * QUICK.rounds
+    assert unet.asked == [LONE, OTHER, BEST] + [BEST, LONE, OTHER] * 2 * QUICK.rounds
     assert measured.search[BEST] == pytest.approx(10.0)  # 500 rows a second over 25 steps of 2 rows
     served = [doing for doing in told if doing.startswith("generate")]
     assert served == ["generate, 16 at a time", "generate, 1 at a time"] * QUICK.rounds

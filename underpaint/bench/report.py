@@ -43,9 +43,12 @@ def denoiser_text(measured: Measured, summary: Summary) -> str:
         [
             f"{job.variant}, {job.num_inference_steps} steps, {job.rows_per_step} rows a step",
             f"ceiling        {summary.ceiling_images_per_s:7.2f} images/s  bare UNet, {summary.ceiling_setup}",
+            f"strongest      {summary.strongest_images_per_s:7.2f} images/s  bare UNet, {summary.strongest_setup}",
             f"{CONCURRENCY} at a time   {summary.images_per_s:7.2f} images/s  efficiency {summary.efficiency:.3f}"
+            f" (of the strongest {summary.efficiency_of_strongest:.3f})"
             f"  p50 {summary.latency_ms.p50:.0f} ms, p99 {summary.latency_ms.p99:.0f} ms",
             f"one at a time  {summary.images_per_s_single:7.2f} images/s  efficiency {summary.efficiency_single:.3f}"
+            f" (of the strongest {summary.efficiency_single_of_strongest:.3f})"
             f"  p50 {summary.latency_single_ms.p50:.0f} ms, p99 {summary.latency_single_ms.p99:.0f} ms"
             f"  ({summary.efficiency_single_of_lone:.3f} of the bare UNet at {job.rows_per_step} rows a call)",
         ]
