@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxscript.optimizer
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 OPSET = 20
@@ -42,6 +43,7 @@ def write_graph(folder: Path, module: nn.Module, inputs: dict[str, torch.Tensor]
     model = trace(module, inputs, output)
     weights = next(folder.glob("*.safetensors"))
     model = point_into(model, weights)
+    settle_reshapes(model)
     _remove_traces(model)
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -129,6 +131,40 @@ def _external(name: str, tensor: StoredTensor, location: str) -> TensorProto:
     for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.length)):
         proto.external_data.add(key=key, value=str(value))
     return proto
+
+
+def settle_reshapes(model: onnx.ModelProto) -> None:
+    """Write the shapes of reshapes down, where only the batch is open, instead of computing them at every call.
+
+    A network this small spends a good part of its time on such bookkeeping.
+    """
+    graph, inferred = model.graph, onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {value.name: _dims(value) for value in inferred.value_info}
+    for node in graph.node:
+        dims = shapes.get(node.output[0]) if node.op_type == "Reshape" else None
+        if dims is not None and sum(dim is None for dim in dims) <= 1:
+            target = np.array([-1 if dim is None else dim for dim in dims], np.int64)
+            node.input[1] = f"{node.output[0]}_shape"
+            graph.initializer.append(numpy_helper.from_array(target, node.input[1]))
+    _remove_unused(graph)
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | None]:
+    """The dimensions of a tensor; None for one that is not fixed."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+
+
+def _remove_unused(graph: onnx.GraphProto) -> None:
+    """Drop nodes whose outputs nobody reads, and then those that only they read."""
+    wanted = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):  # a graph is sorted, so its readers come first this way
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
 
 
 def _remove_traces(model: onnx.ModelProto) -> None:
