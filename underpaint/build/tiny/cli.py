@@ -1,9 +1,7 @@
-"""The door: `underpaint train tiny`, or `python -m underpaint.build.tiny`.
+"""Train the tiny family from scratch, export it to a model repository and evaluate it.
 
-Without `--only` it does everything in order. Every training part goes on from its checkpoint, so a killed
-run is simply started again; parts may also run side by side in processes of their own.
-
-torch is imported when a part runs, not when the command line is read.
+Without --only, everything in order. Every training goes on from its checkpoint, so a killed run is simply
+started again; parts may also run side by side, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise InvalidArgument.of("--only", ",".join(unknown), ", ".join(PARTS))
-    import torch
+    import torch  # not at the top: reading the command line should not take seconds
 
     from underpaint.build.tiny import workshop
 
