@@ -52,6 +52,7 @@ class VariantShape:
     head_dim: int = 16
     norm_groups: int = 8
     text_layers: int = 2
+    high_noise_share: float = 0.0  # of the training draws, beyond the usual ones
 
 
 TINY_L = VariantShape(
@@ -62,6 +63,7 @@ TINY_L = VariantShape(
     # Attention over 16 x 16 costs a third of the forward; the two lower levels hear the caption well enough.
     attention_levels=(False, True, True),
     text_width=96,
+    high_noise_share=0.5,  # where a thing stands can only be learnt before the picture shows it
     default_steps=25,
 )
 TINY_S = VariantShape(

@@ -27,6 +27,7 @@ BATCH = 32
 CAPTION_DROPOUT = 0.1
 # Shapes are decided at middle noise; a part of the draws stays uniform so that both ends are learnt too.
 UNIFORM_SHARE = 0.25
+HIGH_NOISE = 0.75
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class Corrupted:
     timestep: torch.Tensor
 
 
-def draw_times(count: int) -> torch.Tensor:
-    """Float32 [count] in (0, 1): logit-normal, or uniform for a share of the draws."""
+def draw_times(count: int, high_noise_share: float = 0.0) -> torch.Tensor:
+    """Float32 [count] in (0, 1): logit-normal, or uniform for a share of the draws, or near one for another."""
     middle = torch.sigmoid(torch.randn(count))
-    return torch.where(torch.rand(count) < UNIFORM_SHARE, torch.rand(count), middle)
+    times = torch.where(torch.rand(count) < UNIFORM_SHARE, torch.rand(count), middle)
+    high = HIGH_NOISE + (1 - HIGH_NOISE) * torch.rand(count)
+    return torch.where(torch.rand(count) < high_noise_share, high, times)
 
 
 def corrupt_flow(latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> Corrupted:
@@ -70,6 +73,7 @@ class VariantTask:
         torch.manual_seed(seed)
         self.corpus = corpus
         self.batch = batch
+        self.high_noise_share = shape.high_noise_share
         self.text_encoder = build_text_encoder(shape, vocabulary, end_token=vocabulary - 1)
         self.unet = build_unet(shape).to(memory_format=torch.channels_last)
         # torch's fused CPU attention is several times slower in bfloat16 than plain matrix products.
@@ -81,7 +85,7 @@ class VariantTask:
     def loss(self, step: int) -> torch.Tensor:
         latents, ids = self._draw_rows()
         noise = torch.randn_like(latents)
-        corrupted = self._corrupt(latents, noise, draw_times(self.batch))
+        corrupted = self._corrupt(latents, noise, draw_times(self.batch, self.high_noise_share))
         states = self.text_encoder(ids).last_hidden_state
         return F.mse_loss(_predict_in_bfloat16(self.unet, corrupted, states), corrupted.target)
 
