@@ -14,7 +14,7 @@ from tritonclient.http import InferenceServerClient, InferInput
 
 def tensor(name: str, datatype: str, value: object) -> InferInput:
     """An input of shape [1]."""
-    dtype = {"BYTES": np.object_, "INT32": np.int32, "INT64": np.int64, "FP32": np.float32}[datatype]
+    dtype = {"BYTES": np.object_, "INT64": np.int64, "FP32": np.float32}[datatype]
     declared = InferInput(name, [1], datatype)
     return declared.set_data_from_numpy(np.array([value], dtype))
 
@@ -22,7 +22,7 @@ def tensor(name: str, datatype: str, value: object) -> InferInput:
 def main(url: str = "localhost:8000") -> None:
     inputs = [
         tensor("prompt", "BYTES", b"a large yellow star in the centre, on a blue background"),
-        tensor("num_inference_steps", "INT32", 25),
+        tensor("num_inference_steps", "INT64", 25),
         tensor("guidance_scale", "FP32", 3.0),
         tensor("seed", "INT64", 1),
     ]

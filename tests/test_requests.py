@@ -185,7 +185,7 @@ def test_every_field_but_the_parameters_travels_as_a_tensor() -> None:
 
 
 def test_tensor_types_fit_python_types() -> None:
-    fitting = {str: {"STRING"}, int: {"INT32", "INT64"}, float: {"FP32"}}
+    fitting = {str: {"STRING"}, int: {"INT64"}, float: {"FP32"}}
     for declared in input_fields():
         assert declared.metadata["dtype"] in fitting[python_type(declared)], declared.name
 

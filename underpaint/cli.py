@@ -1,4 +1,4 @@
-"""The command ``underpaint``. Every room brings its own subcommands; only those asked for are imported in full."""
+"""The command ``underpaint``. Every room brings its own subcommands."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from underpaint import __version__
-from underpaint.errors import UnderpaintError
+from underpaint.errors import UnderpaintError, Unsupported
 
-# Modules with ``add_parser``; one whose extra is not installed is left out, and named when its command is asked for.
+
+@dataclass(frozen=True)
+class Room:
+    """A module with ``add_parser``, its commands, and the extra that brings what it imports."""
+
+    module: str
+    extra: str
+    commands: tuple[str, ...]
+
+
 _ROOMS = (
-    "underpaint.server.cli",
-    "underpaint.client.cli",
-    "underpaint.build.cli",
-    "underpaint.bench.cli",
+    Room("underpaint.server.cli", "embedded", ("serve",)),
+    Room("underpaint.client.cli", "client", ("generate", "cancel", "policies", "inspect", "demo")),
+    Room("underpaint.build.cli", "build", ("render",)),
+    Room("underpaint.bench.cli", "embedded", ("bench",)),
 )
-_TRAINERS = ("underpaint.build.tiny.cli",)
+_TRAINERS = (Room("underpaint.build.tiny.cli", "build", ("tiny",)),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="underpaint", description="Text-to-image diffusion on NVIDIA Triton.")
     parser.add_argument("--version", action="version", version=f"underpaint {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    missing = _add_rooms(_ROOMS, subparsers)
+    _add_rooms(_ROOMS, subparsers)
     train = subparsers.add_parser("train", help="train a family of models from scratch")
-    missing += _add_rooms(_TRAINERS, train.add_subparsers(metavar="FAMILY", required=True))
-    if missing:
-        parser.epilog = "Not available: " + "; ".join(missing)
-    args = parser.parse_args(argv)
+    _add_rooms(_TRAINERS, train.add_subparsers(metavar="FAMILY", required=True))
+    args, unknown = parser.parse_known_args(argv)
+    if unknown and args.func is not _explain:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(args.func(args) or 0)
     except UnderpaintError as error:
@@ -42,14 +52,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _add_rooms(rooms: Sequence[str], subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> list[str]:
-    missing = []
+def _add_rooms(rooms: Sequence[Room], subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for room in rooms:
         try:
-            importlib.import_module(room).add_parser(subparsers)
+            importlib.import_module(room.module).add_parser(subparsers)
         except ModuleNotFoundError as error:
-            missing.append(f"{room.removeprefix('underpaint.').removesuffix('.cli')} commands (no module {error.name})")
-    return missing
+            if (error.name or "").startswith("underpaint"):
+                raise  # a defect of ours, not something that is not installed
+            _add_stubs(room, str(error.name), subparsers)
+
+
+def _add_stubs(room: Room, missing: str, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Commands that say what they need, where it is not installed."""
+    needed = f"needs {missing}: pip install 'underpaint[{room.extra}]'"
+    for command in room.commands:
+        stub = subparsers.add_parser(command, help=needed, add_help=False)
+        stub.add_argument("rest", nargs="*")
+        stub.set_defaults(func=_explain, needed=needed)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    raise Unsupported(args.needed)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from underpaint.errors import InvalidArgument
 from underpaint.requests import GenerateRequest
 
 FILE_NAME = "deployment.json"
+_REPOSITORY = "model_repository"
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,9 @@ def _size(request: GenerateRequest, variant: Variant) -> tuple[int, int]:
         allowed = ", ".join(f"{width}x{height}" for width, height in variant.sizes)
         raise InvalidArgument.of("width, height", f"{size[0]}x{size[1]}", f"{allowed} with {variant.name}")
     return size
+
+
+def default_repository() -> Path:
+    """``model_repository`` in the working directory, else in the checkout that this file belongs to."""
+    here, checkout = Path.cwd() / _REPOSITORY, Path(__file__).resolve().parents[1] / _REPOSITORY
+    return here if here.is_dir() or not checkout.is_dir() else checkout

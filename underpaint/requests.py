@@ -31,17 +31,18 @@ def parameter(help: str, default: Any = None) -> Any:
     return field(default=default, metadata={"dtype": None, "help": help})
 
 
+# Integers travel as INT64: Triton would quietly wrap a larger number into an INT32 before anybody could refuse it.
 @dataclass(frozen=True)
 class GenerateRequest:
     """One image, please. ``None`` leaves the choice to the policy, the variant or, for the seed, to chance."""
 
     prompt: str = tensor("STRING", "what to paint", "")
     negative_prompt: str = tensor("STRING", "what to keep away from (only with guidance_scale above 1)", "")
-    num_inference_steps: int | None = tensor("INT32", "denoising steps")
+    num_inference_steps: int | None = tensor("INT64", "denoising steps")
     guidance_scale: float | None = tensor("FP32", "classifier-free guidance; up to 1 switches it off")
     seed: int | None = tensor("INT64", f"0 to {MAX_SEED}; the same seed paints the same image")
-    width: int | None = tensor("INT32", "pixels")
-    height: int | None = tensor("INT32", "pixels")
+    width: int | None = tensor("INT64", "pixels")
+    height: int | None = tensor("INT64", "pixels")
     scheduler: str | None = tensor("STRING", "ddim, euler or flow_match_euler, as far as the variant allows")
     variant: str | None = tensor("STRING", "serve with this model, whatever the policy prefers")
     policy: str | None = tensor("STRING", "how to spend as little as possible; see `underpaint policies`")

@@ -338,7 +338,7 @@ def test_ensembles_take_what_the_front_door_sends(configs: Mapping[str, ModelCon
         listener, sampling = Listener(), Sampling(5, 3.0, "ddim", 64, 64, 1)
         with pytest.raises(Unavailable):
             asyncio.run(
-                paint(listener, Plan(variant.name, Noise()), GenerateRequest("a"), sampling, Errand("mine", None, 1.0))
+                paint(listener, Plan(variant.name, Noise()), GenerateRequest("a"), sampling, Errand("mine", 1, 2, 1.0))
             )
         check_call(listener, configs[variant.name])
 

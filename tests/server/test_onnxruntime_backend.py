@@ -61,7 +61,7 @@ def config(*inputs, output=Y):
 def test_a_configuration_that_fits():
     backend.check_signature(config(declared("x", [4, 16]), T), GRAPH_IN, GRAPH_OUT)
     no_dims = declared("t", [1], reshape={})  # as protobuf prints an empty shape
-    backend.check_signature(config(declared("x", [-1, -1]), no_dims), GRAPH_IN, GRAPH_OUT)
+    backend.check_signature(config(declared("x", [4, -1]), no_dims), GRAPH_IN, GRAPH_OUT)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,11 @@ def test_a_sound_repository_passes(repository):
 
 
 def test_patterns_select_models(repository):
-    assert [model.name for model in read_models(repository, ["pipe*", "hold"])] == ["hold", "pipeline"]
+    assert [model.name for model in read_models(repository, ["h*"])] == ["hold"]
+
+
+def test_what_a_selected_model_needs_is_selected_too(repository):
+    assert [model.name for model in read_models(repository, ["pipe*", "hold"])] == ["block", "hold", "pipeline"]
 
 
 def test_no_repository(tmp_path):
@@ -166,4 +170,4 @@ def test_the_command_lines_can_be_printed(repository, monkeypatch, capsys):
         assert "--model-control-mode=explicit --disable-auto-complete-config" in line
     assert native.startswith(f"tritonserver --model-repository={repository}") and "--http-port=9000" in native
     assert container.startswith("docker run") and "-p127.0.0.1:9000:8000" in container
-    assert "--shm-size=" in container and "underpaint[serve]" in container and f"-v{repository}:/models:ro" in container
+    assert "--shm-size=" in container and "/src[serve]" in container and f"-v{repository}:/models:ro" in container

@@ -91,3 +91,27 @@ def test_an_id_in_use_is_refused_and_its_owner_unharmed(server: Any) -> None:
     assert thread.is_alive() and not errors
     cancel(server.grpc_url, "twin")
     thread.join(timeout=5)
+
+
+def test_what_waits_at_the_other_door_can_be_cancelled_too(server: Any) -> None:
+    """``generate_stream`` is another process with requests of its own, some of which no denoiser knows yet."""
+    errors: dict[str, str] = {}
+    done = threading.Event()
+
+    def listen(result: Any, error: InferenceServerException | None) -> None:
+        if error is not None:
+            errors[str(error)] = str(error)
+            done.set()
+
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(listen)
+        inputs = [tensor("prompt", [PROMPT]), tensor("num_inference_steps", [200])]
+        parameters = {"request_id": "streamed", "previews": False}
+        client.async_stream_infer("generate_stream", inputs, parameters=parameters)
+        wait_until_beyond(server.grpc_url, "streamed", 1)
+        cancel(server.grpc_url, "streamed")
+        assert done.wait(5)
+        client.stop_stream()
+    assert "streamed was cancelled" in next(iter(errors))
+    with pytest.raises(InferenceServerException, match="no request 'streamed' is being served"):
+        cancel(server.grpc_url, "streamed")

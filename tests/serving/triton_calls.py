@@ -14,6 +14,7 @@ import tritonclient.grpc as grpcclient
 
 PROMPT = "a small red circle above a large blue square, on a yellow background"
 
+# Of the inputs of ensembles. The front door takes all integers as INT64.
 _DTYPES: dict[str, tuple[Any, str]] = {
     "seed": (np.int64, "INT64"),
     "num_inference_steps": (np.int32, "INT32"),
@@ -65,8 +66,10 @@ def post(url: str, body: dict[str, Any] | str, model: str = "generate") -> tuple
 
 
 def tensor(name: str, values: Any) -> Any:
-    """An input tensor with the dtype that ``name`` has everywhere."""
+    """An input tensor of the front door."""
     dtype, triton_dtype = _DTYPES.get(name, (np.object_, "BYTES"))
+    if triton_dtype == "INT32":
+        dtype, triton_dtype = np.int64, "INT64"
     array = np.array([_encoded(v) for v in values], dtype=dtype)
     return _filled(name, array, triton_dtype)
 

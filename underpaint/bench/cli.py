@@ -17,7 +17,7 @@ from underpaint.build.repository import Shapes
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of, own_server
 from underpaint.client.sync_client import Client
-from underpaint.deployment import Variant
+from underpaint.deployment import Variant, default_repository
 from underpaint.errors import Internal, InvalidArgument
 
 _MAX_ROWS = 32
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
     bench.add_argument("--url", help="use this running server, which must run on this machine (default: start one)")
     bench.add_argument(
-        "--model-repository", type=Path, default=Path("model_repository"), help="default: model_repository"
+        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
     )
     bench.set_defaults(func=run_denoiser)
 

@@ -14,7 +14,7 @@ from typing import Any
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.deployment import FILE_NAME, Deployment, Variant
 from underpaint.diffusion.schedulers import scheduler_names
-from underpaint.errors import NotFound
+from underpaint.errors import InvalidArgument, NotFound
 from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
 
@@ -59,7 +59,7 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     """Every file that is written rather than trained, relative to ``repository``, with its text."""
     files: dict[Path, str] = {}
     shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
-    configs = [_tokenizer(recipe, min(s.sequence_length for s in shapes.values())), *_front_doors(recipe)]
+    configs = [_tokenizer(recipe, _shared_sequence_length(recipe, shapes)), *_front_doors(recipe)]
     for variant in recipe.variants:
         configs += _variant(recipe, variant, shapes[variant.name])
     for config in configs:
@@ -165,14 +165,14 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
 
 def _vae_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
     width, height = variant.sizes[0]
-    inputs = [mc.model_input("image", "UINT8", [height, width, 3] if _one_size(variant) else [-1, -1, 3])]
-    outputs = [mc.model_output("latents", "FP32", _latents(shapes))]
+    inputs = [mc.model_input("image", "UINT8", _declared_pixels(variant))]
+    outputs = [mc.model_output("latents", "FP32", _declared_latents(variant, shapes))]
     return mc.onnx_model(f"{variant.name}_vae_encoder", inputs, outputs, max_batch_size=8, free_dims=(height, width))
 
 
 def _vae_decoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
     inputs = [mc.model_input("latents", "FP32", _declared_latents(variant, shapes))]
-    outputs = [mc.model_output("image", "UINT8", [-1, -1, 3])]
+    outputs = [mc.model_output("image", "UINT8", _declared_pixels(variant))]
     size = _latent_size(variant, shapes)
     return mc.onnx_model(f"{variant.name}_vae_decoder", inputs, outputs, max_batch_size=8, free_dims=size)
 
@@ -184,6 +184,14 @@ def _ensemble(pipeline: str, recipe: FamilyRecipe, variant: VariantRecipe, shape
 
 
 # The models of a family, and of the server ----------------------------------------------------------------------
+
+
+def _shared_sequence_length(recipe: FamilyRecipe, shapes: dict[str, Shapes]) -> int:
+    lengths = {s.sequence_length for s in shapes.values()}
+    if len(lengths) > 1:
+        allowed = "one length for all, since a family has one tokenizer"
+        raise InvalidArgument.of(f"{recipe.name}: max_position_embeddings", sorted(lengths), allowed)
+    return lengths.pop()
 
 
 def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
@@ -274,7 +282,13 @@ def _latent_size(variant: VariantRecipe, shapes: Shapes) -> tuple[int, int]:
 
 
 def _declared_latents(variant: VariantRecipe, shapes: Shapes) -> list[int]:
+    """What config.pbtxt says of a graph's latents: onnxruntime's backend wants the graph's own dimensions, exactly."""
     return _latents(shapes, *_latent_size(variant, shapes)) if _one_size(variant) else _latents(shapes)
+
+
+def _declared_pixels(variant: VariantRecipe) -> list[int]:
+    width, height = variant.sizes[0]
+    return [height, width, 3] if _one_size(variant) else [-1, -1, 3]
 
 
 def _one_size(variant: VariantRecipe) -> bool:

@@ -19,6 +19,7 @@ from underpaint.client.contact_sheet import Row, contact_sheet
 from underpaint.client.pictures import Picture
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of, own_server
+from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 from underpaint.front_door.outcome import Timings
 
@@ -53,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--variant", action="append", dest="variants", help="show this variant; may be repeated (default: all)"
     )
     parser.add_argument(
-        "--model-repository", type=Path, default=Path("model_repository"), help="default: model_repository"
+        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
     )
     parser.set_defaults(func=run)
 

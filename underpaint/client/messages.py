@@ -21,7 +21,7 @@ STREAM_MODEL = "generate_stream"
 
 # How much longer than its deadline a client waits: the server ends the request by itself, unless it cannot.
 _GRACE_S = 5.0
-_NUMPY: dict[str, Any] = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+_NUMPY: dict[str, Any] = {"INT64": np.int64, "FP32": np.float32}
 
 
 class Wishes(TypedDict, total=False):

@@ -4,7 +4,7 @@ decides nothing."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -112,7 +112,11 @@ class Denoiser:
         """The UNet's answer to all rows, in ``calls`` parts side by side."""
         parts = list(zip(*(np.array_split(array, calls) for array in rows), strict=True))
         others = [self._pool.submit(self._checked, *part) for part in parts[1:]]
-        outputs = [self._checked(*parts[0]), *(other.result() for other in others)]
+        try:
+            first = self._checked(*parts[0])
+        finally:
+            wait(others)  # a step is tried again as a whole, when all of it has come back
+        outputs = [first, *(other.result() for other in others)]
         return outputs[0] if calls == 1 else np.concatenate(outputs)
 
     def _checked(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
-"""From what a caller asks of a denoiser to the trajectory that it will follow. Everything is checked here once more,
-because ensembles can be called without passing the front door."""
+"""From what a caller asks of a denoiser to the trajectory that it will follow.
+
+Ensembles can be called without passing the front door, so what would end in nonsense or harm others in the batch is
+checked here too. The limits that a deployment sets (steps, guidance, length of prompts) are the front door's alone."""
 
 from __future__ import annotations
 

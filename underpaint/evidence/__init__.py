@@ -1,4 +1,4 @@
-"""What is known of a request before any denoising. Gathered lazily: a policy pays only for what it asks for."""
+"""What is known of a request before any denoising."""
 
 from __future__ import annotations
 

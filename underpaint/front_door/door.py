@@ -24,6 +24,7 @@ from underpaint.front_door.outcome import Outcome, Reply, Timings
 from underpaint.front_door.pipelines import Errand, Painting, paint
 from underpaint.front_door.registry import Registry, Visit
 from underpaint.front_door.transport import Transport
+from underpaint.front_door.turnstile import Turnstile
 from underpaint.policies import Escalate, Plan, Settings
 from underpaint.requests import GenerateRequest
 
@@ -35,8 +36,8 @@ _GRACE_S = 1.0
 class DoorLimits:
     """How many requests may be here, how many may call ensembles at once, and how long anything may take.
 
-    Triton gives a Python process 32 threads for calls to other models; what the ensembles leave of them is for
-    cancellations, peeks and heartbeats.
+    Triton gives a Python process 32 threads for calls to other models unless told otherwise; what the ensembles leave
+    of them is for cancellations, peeks and heartbeats.
     """
 
     capacity: int = 256
@@ -55,7 +56,7 @@ class FrontDoor:
         self._limits = limits or DoorLimits()
         self._settings = Settings(small=deployment.small, large=deployment.large)
         self._registry = Registry(self._limits.capacity)
-        self._painters = asyncio.Semaphore(self._limits.concurrency)
+        self._painters = Turnstile(self._limits.concurrency)
         self.denoisers = Denoisers(transport)
 
     async def serve(self, request: GenerateRequest, hung_up: Callable[[], bool] = lambda: False) -> Reply:
@@ -128,7 +129,7 @@ class FrontDoor:
 
     async def _paint(self, plan: Plan, request: GenerateRequest, sampling: Sampling, visit: Visit) -> Painting:
         """Wait for a place among those who paint, and paint."""
-        async with self._painters:
+        async with self._painters.place(visit.due_ns):
             visit.paint_with(plan.variant)
             try:
                 return await paint(self._transport, plan, request, sampling, self._errand(visit))
@@ -167,7 +168,7 @@ class FrontDoor:
         deadline_ns = latest_ns if visit.deadline_ns is None else min(visit.deadline_ns, latest_ns)
         left_s = max(deadline_ns - time.monotonic_ns(), 0) / 1e9
         # The denoiser ends a request at its deadline by itself; the timeout is for the case that it cannot.
-        return Errand(visit.request_id, deadline_ns, left_s + _GRACE_S)
+        return Errand(visit.request_id, visit.arrived_ns, deadline_ns, left_s + _GRACE_S)
 
     # Reporting --------------------------------------------------------------------------------------------------
 

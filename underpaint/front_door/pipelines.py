@@ -36,12 +36,13 @@ class Painting:
 
 @dataclass(frozen=True)
 class Errand:
-    """One run of a plan: under which id the denoiser knows it, and when it drops it (monotonic nanoseconds).
+    """One run of a plan: under which id the denoiser knows it, when the request came, and when the denoiser drops it.
 
-    ``timeout_s`` is how long to wait for an answer.
+    Times are monotonic nanoseconds; ``timeout_s`` is how long to wait for an answer.
     """
 
     request_id: str
+    arrived_ns: int
     deadline_ns: int
     timeout_s: float
 
@@ -53,7 +54,7 @@ async def paint(
     called_ns = time.monotonic_ns()
     parameters: Parameters = {
         "request_id": errand.request_id,
-        "called_ns": called_ns,
+        "called_ns": errand.arrived_ns,
         "deadline_ns": errand.deadline_ns,
     }
     inputs = _inputs(request, sampling)

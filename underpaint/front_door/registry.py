@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from underpaint.errors import InvalidArgument, Unavailable
 
+_PATIENCE_NS = 60_000_000_000
+
 
 @dataclass
 class Visit:
@@ -31,6 +33,12 @@ class Visit:
     painting_since_ns: int = field(default=0, init=False)
     withdrawn: bool = field(default=False, init=False)
     stranded: bool = field(default=False, init=False)
+
+    @property
+    def due_ns(self) -> int:
+        """When it should be done, for the sake of ordering; one without a deadline is patient, but not for ever."""
+        late = self.arrived_ns + _PATIENCE_NS
+        return late if self.deadline_ns is None else min(self.deadline_ns, late)
 
     def paint_with(self, variant: str) -> None:
         """From now on ``variant`` works on it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from underpaint.deployment import default_repository
 from underpaint.errors import ServerStartError
 from underpaint.server.command import container_line, native_line
 from underpaint.server.embedded import EmbeddedServer
@@ -20,7 +21,6 @@ from underpaint.server.repository import read_models
 LOG = logging.getLogger("underpaint.server")
 
 _INTERRUPTED = 130
-_REPOSITORY = "model_repository"
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -40,7 +40,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     default = ServerOptions(Path())
     models = parser.add_argument_group("models")
     models.add_argument(
-        "--model-repository", type=Path, metavar="DIR", help=f"default: {_REPOSITORY}, here or beside us"
+        "--model-repository",
+        type=Path,
+        metavar="DIR",
+        help="default: ./model_repository, or else that of the checkout",
     )
     models.add_argument(
         "--load-model", action="append", metavar="PATTERN", help="shell pattern; repeatable; default: all"
@@ -50,7 +53,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     address = parser.add_argument_group("address")
     address.add_argument("--host", default=default.host, help="0.0.0.0: reachable from outside; default: %(default)s")
     for name, port in default.ports.items():
-        address.add_argument(f"--{name}-port", type=int, default=port, help="0: any free one; default: %(default)s")
+        address.add_argument(f"--{name}-port", type=_port, default=port, help="0: any free one; default: %(default)s")
     output = parser.add_argument_group("output")
     output.add_argument("--log-level", choices=_LEVELS, default="info", help="default: %(default)s")
     output.add_argument("-v", "--verbose", action="count", default=0, help="log level debug; -vv: and Triton's own")
@@ -59,6 +62,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _seconds(default: float, what: str) -> dict[str, Any]:
     return {"type": _positive, "default": default, "metavar": "SECONDS", "help": f"{what}; default: {default:g}"}
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}; allowed: 0 to 65535")
+    return value
 
 
 def _positive(text: str) -> float:
@@ -82,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 def options_of(args: argparse.Namespace) -> ServerOptions:
     """The command line as options."""
     return ServerOptions(
-        model_repository=args.model_repository or _default_repository(),
+        model_repository=args.model_repository or default_repository(),
         host=args.host,
         http_port=args.http_port,
         grpc_port=args.grpc_port,
@@ -92,12 +102,6 @@ def options_of(args: argparse.Namespace) -> ServerOptions:
         start_timeout_s=args.start_timeout,
         heartbeat_s=args.heartbeat,
     )
-
-
-def _default_repository() -> Path:
-    """``model_repository`` in the working directory, else in the checkout that this file belongs to."""
-    here, checkout = Path.cwd() / _REPOSITORY, Path(__file__).resolve().parents[2] / _REPOSITORY
-    return here if here.is_dir() or not checkout.is_dir() else checkout
 
 
 def _print_commands(options: ServerOptions) -> None:

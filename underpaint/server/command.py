@@ -8,6 +8,7 @@ from pathlib import Path
 
 from underpaint.server.options import ServerOptions
 
+_CHECKOUT = Path(__file__).resolve().parents[2]
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-py3"
 
 
@@ -22,7 +23,6 @@ def tritonserver_arguments(options: ServerOptions, models: Sequence[str] = ()) -
         f"--grpc-port={options.grpc_port}",
         f"--metrics-port={options.metrics_port}",
         *(["--log-verbose=1"] if options.log_verbose else []),
-        f"--cache-config=local,size={options.response_cache_bytes}",
         f"--backend-config=python,shm-default-byte-size={options.shm_initial_bytes}",
         f"--backend-config=python,shm-growth-byte-size={options.shm_growth_bytes}",
         f"--backend-config=python,thread-pool-size={options.bls_threads}",
@@ -38,7 +38,6 @@ def embedded_arguments(options: ServerOptions, runtime: Path, shm_prefix: str) -
         f"--metrics-address={options.host}",
         f"--exit-timeout-secs={max(1, int(options.stop_grace_s))}",
         f"--backend-directory={runtime / 'backends'}",
-        f"--cache-directory={runtime / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
     ]
 
@@ -49,10 +48,13 @@ def native_line(options: ServerOptions, models: Sequence[str]) -> str:
 
 
 def container_line(options: ServerOptions, models: Sequence[str]) -> str:
-    """What to type to serve the same repository in the stock container."""
+    """What to type to serve the same repository in the stock container, with this checkout installed in it.
+
+    On a machine with GPUs ``--gpus=all`` belongs behind ``docker run``.
+    """
     inside = ServerOptions(Path("/models"), load_models=options.load_models, log_verbose=options.log_verbose)
-    serve = f"pip install 'underpaint[serve]' && exec {native_line(inside, models)}"
+    serve = f"pip install '/src[serve]' && exec {native_line(inside, models)}"
     published = [f"-p{options.host}:{port}:{inside.ports[name]}" for name, port in options.ports.items()]
     repository = options.model_repository.resolve()
-    flags = ["--rm", "-it", "--gpus=all", "--shm-size=1g", *published, f"-v{repository}:/models:ro"]
+    flags = ["--rm", "-it", "--shm-size=1g", *published, f"-v{_CHECKOUT}:/src:ro", f"-v{repository}:/models:ro"]
     return shlex.join(["docker", "run", *flags, CONTAINER, "bash", "-c", serve])

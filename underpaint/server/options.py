@@ -36,7 +36,6 @@ class ServerOptions:
     shm_initial_bytes: int = MIB
     shm_growth_bytes: int = 4 * MIB
     bls_threads: int = 128
-    response_cache_bytes: int = 64 * MIB
 
     @property
     def ports(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from underpaint.server.repository import ENSEMBLE, ModelFolder, load_waves, read
 from underpaint.server.runtime import Installation, libpython_name
 
 _BACKENDS = ("python", "onnxruntime", ENSEMBLE)
-_PYTHONS = ((3, 10), (3, 11), (3, 12))
+_PYTHONS = ((3, 11), (3, 12))
 _SHARED_MEMORY = Path("/dev/shm")
 _SPARE_BYTES = 16 * MIB
 
@@ -35,7 +35,7 @@ def check(options: ServerOptions) -> tuple[Installation, list[ModelFolder]]:
 
 
 def check_platform(system: str, machine: str, python: tuple[int, int]) -> None:
-    """The wheel holds binaries for one platform, and its numpy pin allows three Python versions."""
+    """The wheel holds binaries for one platform, and its numpy pin allows few Python versions."""
     if system != "linux" or machine not in ("x86_64", "aarch64"):
         raise PreflightError(
             f"the embedded server runs on Linux (x86_64 or aarch64), this is {system} on {machine}: use NVIDIA's "
@@ -72,7 +72,7 @@ def check_model(model: ModelFolder) -> None:
         return
     if not (versions[-1] / model.model_file).exists():
         raise PreflightError(
-            f"model {model.name} has no {model.model_file} in {versions[-1]}: build it ('underpaint build'), "
+            f"model {model.name} has no {model.model_file} in {versions[-1]}: train it ('underpaint train tiny'), "
             "or leave it out with --load-model"
         )
 

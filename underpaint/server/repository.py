@@ -37,14 +37,21 @@ class ModelFolder:
 
 
 def read_models(repository: Path, patterns: Sequence[str]) -> list[ModelFolder]:
-    """The models whose names match one of the shell patterns, by name. Raises ``PreflightError``."""
+    """The models whose names match one of the shell patterns, and those that they need. Raises ``PreflightError``."""
     if not repository.is_dir():
         raise PreflightError(
-            f"there is no model repository at {repository}: build one with 'underpaint build', "
+            f"there is no model repository at {repository}: train and export one with 'underpaint train tiny', "
             "or name another with --model-repository"
         )
     names = sorted(path.name for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [_read_model(repository / name) for name in _matching(names, patterns, repository)]
+    models: dict[str, ModelFolder] = {}
+    wanted = _matching(names, patterns, repository)
+    while wanted:
+        name = wanted.pop()
+        if name not in models:
+            models[name] = _read_model(repository / name)
+            wanted += [child for child in models[name].children if child in names]
+    return [models[name] for name in sorted(models)]
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str], repository: Path) -> list[str]:
@@ -74,7 +81,7 @@ def _read_config(folder: Path) -> Any:
     path = folder / "config.pbtxt"
     if not path.is_file():
         raise PreflightError(
-            f"the model folder {folder} has no config.pbtxt: finish building it ('underpaint build'), "
+            f"the model folder {folder} has no config.pbtxt: write it with 'underpaint render', "
             "or leave it out with --load-model"
         )
     model_config = importlib.import_module("tritonclient.grpc.model_config_pb2")

@@ -1,7 +1,7 @@
 """Where tritonserver and its backends lie, and the private folder and environment that a server runs in.
 
-The ``nvidia-pytriton`` wheel brings tritonserver, its libraries, the python backend with one stub per Python version,
-and the local response cache. Triton wants them laid out as a backend and a cache directory.
+The ``nvidia-pytriton`` wheel brings tritonserver, its libraries, and the python backend with one stub per Python
+version. Triton wants them laid out as a backend directory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ class Installation:
     libraries: Path
     python_backend: Path
     stub: Path
-    caches: Path
     libpython: Path | None
 
     @classmethod
@@ -44,7 +43,6 @@ class Installation:
             libraries=package.parent / "nvidia_pytriton.libs",
             python_backend=root / "backends" / "python",
             stub=root / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub",
-            caches=root / "caches",
             libpython=find_libpython(),
         )
 
@@ -69,10 +67,9 @@ def _library_folders() -> Iterator[Path]:
 
 
 def lay_out(installation: Installation, folder: Path) -> None:
-    """Fill ``folder`` with what tritonserver looks for: ``backends/``, ``caches/`` and ``lib/``, mostly links."""
+    """Fill ``folder`` with what tritonserver looks for: ``backends/`` and ``lib/``, mostly links."""
     assert installation.libpython is not None, "preflight checks it"
     _link_all([*_visible(installation.python_backend), installation.stub], folder / "backends" / "python")
-    _link_all(_visible(installation.caches), folder / "caches")
     # Only libpython: the rest of its folder (a conda environment's, say) must not shadow other libraries.
     _link_all([installation.libpython], folder / "lib")
     onnxruntime = folder / "backends" / "onnxruntime"

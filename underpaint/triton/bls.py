@@ -61,9 +61,10 @@ class BlsTransport:
         outputs: Sequence[str],
         timeout_s: float,
         parameters: Parameters | None = None,
+        decoupled: bool = False,
     ) -> dict[str, np.ndarray]:
-        """The same, awaited."""
-        future = self._start(model, inputs, outputs, parameters or {})
+        """The same, awaited. Of a ``decoupled`` model, the outputs of its last response."""
+        future = self._start(model, inputs, outputs, parameters or {}, decoupled)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
         except TimeoutError:
@@ -89,12 +90,14 @@ class BlsTransport:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(
-        self, model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters
+        self, model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters, decoupled: bool = False
     ) -> Future[dict[str, np.ndarray]]:
-        return self._pool.submit(_exec, model, inputs, outputs, parameters)
+        return self._pool.submit(_exec, model, inputs, outputs, parameters, decoupled)
 
 
-def _exec(model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters) -> dict[str, np.ndarray]:
+def _exec(
+    model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters, decoupled: bool
+) -> dict[str, np.ndarray]:
     request = pb_utils.InferenceRequest(
         model_name=model,
         inputs=to_triton(inputs),
@@ -103,12 +106,15 @@ def _exec(model: str, inputs: Tensors, outputs: Sequence[str], parameters: Param
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
     try:
-        response = request.exec()
+        responses = list(request.exec(decoupled=True)) if decoupled else [request.exec()]
     except pb_utils.TritonModelException as error:  # Triton would not even take the call
         raise Unavailable(f"{model}: {error}") from None
-    if response.has_error():
-        raise from_triton_error(model, response.error())
-    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+    tensors: dict[str, np.ndarray] = {}
+    for response in responses:
+        if response.has_error():
+            raise from_triton_error(model, response.error())
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()} or tensors
+    return tensors
 
 
 def _no_answer(model: str, timeout_s: float) -> Unavailable:

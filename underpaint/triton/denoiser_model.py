@@ -71,7 +71,7 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self._alive_since_ns = time.monotonic_ns()
         model = ModelArgs.of(args)
-        raw = json.loads((model.folder / "scheduler_config.json").read_text())
+        raw = json.loads(model.file("scheduler_config.json").read_text())
         self._schedulers = {name: load_scheduler(raw, name) for name in scheduler_names(raw)}
         self._canvas = _canvas(model.parameters)
         stacks = int(model.parameters["stacks_in_flight"])
@@ -129,6 +129,8 @@ class TritonPythonModel:
         answer(call.sender, tensors)
 
     def _heartbeat(self, call: _Call) -> None:
+        if self._transport.exhausted:
+            return  # silence is what a supervisor understands: only a new process gets the threads back
         answer(call.sender, {"alive_since_ns": np.array([[self._alive_since_ns]], np.int64)})
 
 

@@ -6,12 +6,13 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from underpaint.deployment import Deployment
-from underpaint.errors import InvalidArgument
+from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.front_door.door import DoorLimits, FrontDoor
 from underpaint.front_door.outcome import Reply
 from underpaint.images import to_base64, to_png
@@ -54,7 +55,8 @@ class FrontDoorModel:
             asyncio.run_coroutine_threadsafe(self._guarded(request, sender), self._loop)
 
     def finalize(self) -> None:
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(timeout=5.0)
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(timeout=5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=2.0)
         self._transport.close()
@@ -65,6 +67,9 @@ class FrontDoorModel:
             if op not in self._operations:
                 raise InvalidArgument.of("op", op, ", ".join(self._operations))
             await self._operations[op](request, sender)
+        except asyncio.CancelledError:
+            refuse(sender, Unavailable("the server is shutting down"))
+            raise
         except Exception as error:
             refuse(sender, error)
 
@@ -75,8 +80,11 @@ class FrontDoorModel:
         request_id = str(parameters_of(request).get("request_id") or request.request_id())
         if not request_id:
             raise InvalidArgument.of("request_id", request_id, "the id of the request that is to be cancelled")
-        await self._door.cancel(request_id)
+        await self._withdraw(request_id)
         self._send(sender, {"outcome": strings(json.dumps({"cancelled": request_id}))})
+
+    async def _withdraw(self, request_id: str) -> None:
+        await self._door.cancel(request_id)
 
     async def _heartbeat(self, request: Any, sender: Any) -> None:
         if self._transport.exhausted:

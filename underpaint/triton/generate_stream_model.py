@@ -8,6 +8,7 @@ Decoupled: gRPC streams and Triton's ``/generate_stream`` (server-sent events). 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from underpaint.triton.front_door_model import FrontDoorModel, png_tensor, read_
 from underpaint.triton.tensors import Tensors, to_triton
 
 _LOOK_EVERY_S = 0.05
+_PREVIEW_EVERY_S = 0.25  # decoding one takes the VAE from those whose image is done
 
 
 class TritonPythonModel(FrontDoorModel):
@@ -43,7 +45,7 @@ class TritonPythonModel(FrontDoorModel):
 
     async def _show_progress(self, serving: asyncio.Future[Reply], sender: Any, wanted: GenerateRequest) -> None:
         request_id = str(wanted.request_id)
-        shown = -1
+        shown, preview_due = -1, 0.0
         while not (await asyncio.wait({serving}, timeout=_LOOK_EVERY_S))[0]:
             variant = self._door.variant_of(request_id)
             if variant is None:
@@ -52,14 +54,17 @@ class TritonPythonModel(FrontDoorModel):
                 glimpse = await self._door.denoisers.peek(variant, request_id)
                 if glimpse is not None and glimpse.step > shown and not serving.done():
                     shown = glimpse.step
-                    self._respond(sender, await self._frame(variant, glimpse, wanted))
+                    preview = wanted.previews and time.monotonic() >= preview_due
+                    preview_due = time.monotonic() + _PREVIEW_EVERY_S if preview else preview_due
+                    output_format = wanted.output_format if preview else "none"
+                    self._respond(sender, await self._frame(variant, glimpse, output_format))
 
-    async def _frame(self, variant: str, glimpse: Glimpse, wanted: GenerateRequest) -> dict[str, np.ndarray]:
+    async def _frame(self, variant: str, glimpse: Glimpse, output_format: str) -> dict[str, np.ndarray]:
         progress = {"progress": _progress(glimpse.step, glimpse.num_inference_steps)}
-        if glimpse.latents is None or not wanted.previews or wanted.output_format == "none":
+        if glimpse.latents is None or output_format == "none":
             return progress
         image = await self._door.denoisers.preview(variant, glimpse.latents)
-        if wanted.output_format == "png":
+        if output_format == "png":
             return {**progress, "png": await png_tensor(image, {"step": glimpse.step})}
         return {**progress, "image": image}
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from underpaint.errors import NotFound
+
 
 @dataclass(frozen=True)
 class ModelArgs:
@@ -15,6 +17,13 @@ class ModelArgs:
     name: str
     folder: Path
     parameters: Mapping[str, str]
+
+    def file(self, name: str) -> Path:
+        """A file of the version directory that must be there."""
+        path = self.folder / name
+        if not path.is_file():
+            raise NotFound(f"model {self.name} has no {name} in {self.folder}: train and export it, or fetch it whole")
+        return path
 
     @classmethod
     def of(cls, args: Mapping[str, str]) -> ModelArgs:

@@ -225,15 +225,19 @@ def _check_side(side: str, declared: Sequence[Mapping[str, Any]], nodes: Mapping
             )
         dims = each["reshape"].get("shape", []) if "reshape" in each else each["dims"]
         expected = [-1, *map(int, dims)] if batched else [*map(int, dims)]
-        if not _fits(expected, node.shape):
+        if not _fits(expected, node.shape, exact=side == "output"):
             raise LoadError(f"config.pbtxt declares the {side} {name} as {expected}, the graph has {node.shape}")
 
 
-def _fits(declared: Sequence[int], graph: Sequence[int | str | None]) -> bool:
-    """Whether the shapes agree wherever both are fixed; a batch (declared -1) must be free in the graph too."""
+def _fits(declared: Sequence[int], graph: Sequence[int | str | None], exact: bool) -> bool:
+    """Whether the original backend would take ``declared`` for ``graph``.
+
+    A dimension that the graph fixes must be declared as it is; one that it leaves free may be fixed for an input, but
+    must be declared as -1 for an output (``exact``).
+    """
     return len(declared) == len(graph) and all(
-        not isinstance(there, int) or here == there or (here == -1 and position > 0)
-        for position, (here, there) in enumerate(zip(declared, graph, strict=True))
+        here == there if isinstance(there, int) else here == -1 or not exact
+        for here, there in zip(declared, graph, strict=True)
     )
 
 

@@ -21,7 +21,7 @@ class TritonPythonModel:
     """The tokenizer, saved in CLIP's format, without torch or transformers."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        self._tokenizer = Tokenizer.from_file(str(ModelArgs.of(args).folder / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(ModelArgs.of(args).file("tokenizer.json")))
         self._counter = Tokenizer.from_str(self._tokenizer.to_str())
         self._counter.no_truncation()
         self._counter.no_padding()
