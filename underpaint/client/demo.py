@@ -91,7 +91,7 @@ async def _paint_waves(target: Target) -> list[Wave]:
     pictures = len(PROMPTS) * len(target.variants)
     with tqdm(total=pictures, unit="picture", disable=not sys.stderr.isatty(), leave=False) as bar:
         async with AsyncClient(target.url) as client:
-            await client.wait_ready()
+            await client.wait_ready(timeout_s=10.0)
             return [await _paint_wave(client, variant, bar) for variant in target.variants]
 
 
