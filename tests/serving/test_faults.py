@@ -124,5 +124,5 @@ def test_the_death_of_the_front_door_closes_its_callers_connections(own_server: 
 
 
 def test_a_second_server_paints_the_same(own_server: Any, server: Any, healthy: np.ndarray) -> None:
-    """A restart loses nothing: another process paints the same image from the same seed."""
+    """Another process paints the same image from the same seed."""
     assert difference(generate(server.grpc_url, seed=77, num_inference_steps=4)[0], healthy) <= TOLERANCE
