@@ -93,12 +93,11 @@ def write(repository: Path, name: str, config: str, files: dict[str, str]) -> No
 
 def linear_graph(weight: np.ndarray) -> onnx.ModelProto:
     """y = x @ weight + t per row: x [batch, n], t [batch], y [batch, m]."""
-    rows, columns = weight.shape
     inputs = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", rows]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "n"]),
         helper.make_tensor_value_info("t", TensorProto.FLOAT, ["batch"]),
     ]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", columns])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", weight.shape[1]])]
     initializers = [
         helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.astype(np.float32).tobytes(), raw=True),
         helper.make_tensor("last", TensorProto.INT64, [1], [1]),
@@ -114,7 +113,7 @@ def linear_graph(weight: np.ndarray) -> onnx.ModelProto:
 
 LINEAR = """max_batch_size: 8
 input [{ name: "x" data_type: TYPE_FP32 dims: [-1] }, { name: "t" data_type: TYPE_FP32 dims: [1] reshape { } }]
-output [{ name: "y" data_type: TYPE_FP32 dims: [-1] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [3] }]
 """
 
 
