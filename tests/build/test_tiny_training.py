@@ -16,6 +16,7 @@ from underpaint.build.tiny.architectures import (
     build_scheduler,
 )
 from underpaint.build.tiny.data import Corpus, denormalise, normalise, pixels
+from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.scenes import stream
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask
@@ -113,3 +114,25 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     cli.add_arguments(parser)
     with pytest.raises(InvalidArgument, match="tiny-xxl"):
         cli.run(parser.parse_args(["--only", "tokenizer,tiny-xxl", "--out", str(tmp_path)]))
+
+
+def test_a_variant_can_go_on_from_exported_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the checkpoints are gone, the repository's weights, and the latent space that they belong to, remain."""
+    repository = Path(__file__).resolve().parents[2] / "model_repository"
+    started = []
+
+    class NotNow(Exception):
+        pass
+
+    def no_training(task: VariantTask, recipe: Recipe, checkpoint: Path, fresh: bool) -> None:
+        started.append(task)
+        raise NotNow
+
+    monkeypatch.setattr(workshop, "load_corpus", lambda *args: micro_task(TINY_S).corpus)
+    monkeypatch.setattr(workshop, "train", no_training)
+    with pytest.raises(NotNow):
+        workshop.train_variant(workshop.Workshop(tmp_path, repository, 0, 1.0, False, from_exported=True), TINY_S)
+    exported = load_variant(repository, TINY_S)
+    for name, weight in exported.unet.state_dict().items():
+        torch.testing.assert_close(started[0].unet.state_dict()[name], weight)
+    assert (tmp_path / "tiny-s_autoencoder" / "config.json").is_file()

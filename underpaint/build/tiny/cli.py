@@ -29,12 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--minutes", type=float, help="training time of each part, instead of its own")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="checkpoints and caches")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: model_repository")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores by default")
     resuming = parser.add_mutually_exclusive_group()
     resuming.add_argument("--resume", dest="fresh", action="store_false", default=False, help="the default")
     resuming.add_argument("--fresh", action="store_true", help="ignore checkpoints")
+    resuming.add_argument(
+        "--from-exported",
+        action="store_true",
+        help="a variant without a checkpoint goes on from the repository's weights",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    place = workshop.Workshop(args.out, args.repository, args.seed, args.minutes, args.fresh)
+    place = workshop.Workshop(args.out, args.repository, args.seed, args.minutes, args.fresh, args.from_exported)
     for name in names:
         workshop.PARTS[name](place)
     return 0

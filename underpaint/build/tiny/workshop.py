@@ -35,6 +35,7 @@ class Workshop:
     seed: int
     minutes: float | None
     fresh: bool
+    from_exported: bool = False  # a part without a checkpoint goes on from the repository's weights
 
     def recipe(self, part: str, decay_share: float, average_decay: float) -> Recipe:
         budget = Budget(minutes=self.minutes or MINUTES[part])
@@ -60,13 +61,27 @@ def train_autoencoder(workshop: Workshop, shape: VariantShape) -> None:
 
 
 def train_variant(workshop: Workshop, shape: VariantShape) -> None:
+    if workshop.from_exported:
+        _take_exported_autoencoder(workshop, shape)
     autoencoder = AutoencoderTiny.from_pretrained(workshop.autoencoder(shape.name))
     tokenizer = load_tokenizer(export.tokenizer_folder(workshop.repository))
     corpus = load_corpus(workshop.out / f"{shape.name}_corpus.pt", autoencoder, tokenizer, CORPUS_SCENES)
     task = VariantTask(shape, corpus, len(tokenizer), workshop.seed)
+    if workshop.from_exported:
+        exported = evaluate.load_variant(workshop.repository, shape)
+        task.unet.load_state_dict(exported.unet.state_dict())
+        task.text_encoder.load_state_dict(exported.text_encoder.state_dict())
     recipe = workshop.recipe(shape.name, decay_share=0.4, average_decay=0.999)
     trained = train(task, recipe, workshop.checkpoint(shape.name), workshop.fresh)
     log.info("%s: %d steps, loss %.4f", shape.name, trained.progress.step, trained.progress.recent_loss)
+
+
+def _take_exported_autoencoder(workshop: Workshop, shape: VariantShape) -> None:
+    """A variant that goes on from exported weights needs the latent space that they were trained in."""
+    folder = workshop.autoencoder(shape.name)
+    if not folder.exists():
+        exported = export.version_folder(workshop.repository, shape, "vae_decoder")
+        AutoencoderTiny.from_pretrained(exported, torch_dtype=torch.float32).save_pretrained(folder)
 
 
 def export_family(workshop: Workshop) -> None:
