@@ -18,6 +18,7 @@ from underpaint.requests import GenerateRequest
 
 FILE_NAME = "deployment.json"
 _REPOSITORY = "model_repository"
+TOKEN_MARKERS = 2  # begin and end of text, in every tokenized prompt
 
 
 @dataclass(frozen=True)

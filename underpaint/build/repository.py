@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
-from underpaint.deployment import FILE_NAME, Deployment, Variant
+from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Variant
 from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
 from underpaint.requests import input_fields
@@ -29,7 +29,6 @@ ENSEMBLES = _data("ensembles")
 FAMILIES = _data("build/families")
 PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 
-_TOKEN_MARKERS = 2  # begin and end of text
 _TEXT_ENCODER_BATCH = 32
 
 
@@ -257,7 +256,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             max_guidance_scale=v.max_guidance_scale,
             sizes=v.sizes,
             schedulers=scheduler_names(_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
-            prompt_tokens=shapes[v.name].sequence_length - _TOKEN_MARKERS,
+            prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
         )
         for v in recipe.variants
     }

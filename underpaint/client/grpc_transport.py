@@ -19,7 +19,8 @@ from underpaint.client.grpc_wire import (
     to_error,
     to_message,
 )
-from underpaint.client.messages import Call, Tensors
+from underpaint.client.messages import Call
+from underpaint.front_door.transport import Tensors
 
 _PROBE_S = 2.0
 

@@ -11,8 +11,9 @@ from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, ser
 
 from underpaint.client import failures
 from underpaint.client.address import Address
-from underpaint.client.messages import Call, Tensors
+from underpaint.client.messages import Call
 from underpaint.errors import UnderpaintError, from_status
+from underpaint.front_door.transport import Tensors
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),

@@ -19,8 +19,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from underpaint.client import failures
 from underpaint.client.address import Address
-from underpaint.client.messages import Call, Tensors, cancel_call
+from underpaint.client.messages import Call, cancel_call
 from underpaint.errors import UnderpaintError, Unsupported
+from underpaint.front_door.transport import Tensors
 
 _STATUSES = {
     "400": "INVALID_ARG",

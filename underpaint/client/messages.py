@@ -12,9 +12,8 @@ import numpy as np
 from underpaint.client.pictures import Picture, Progress
 from underpaint.errors import InvalidArgument
 from underpaint.front_door.outcome import Outcome
+from underpaint.front_door.transport import Parameters, Tensors
 from underpaint.requests import GenerateRequest, input_fields
-
-Tensors = Mapping[str, np.ndarray]
 
 MODEL = "generate"
 STREAM_MODEL = "generate_stream"
@@ -47,7 +46,7 @@ class Call:
 
     model: str
     inputs: Tensors
-    parameters: Mapping[str, str | int | bool]
+    parameters: Parameters
 
 
 def request_of(prompt: str, wishes: Mapping[str, Any]) -> GenerateRequest:

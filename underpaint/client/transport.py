@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Protocol
 
 from underpaint.client.address import Address
-from underpaint.client.messages import Call, Tensors
+from underpaint.client.messages import Call
+from underpaint.front_door.transport import Tensors
 
 
 class Transport(Protocol):

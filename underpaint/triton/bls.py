@@ -7,17 +7,16 @@ answer; so nobody waits on the call itself, only on its future, for as long as t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from underpaint.errors import Unavailable
+from underpaint.front_door.transport import Parameters, Tensors
 from underpaint.triton.replies import from_triton_error
-from underpaint.triton.tensors import Tensors, to_triton
-
-Parameters = Mapping[str, str | int | bool]
+from underpaint.triton.tensors import to_triton
 
 
 class BlsTransport:

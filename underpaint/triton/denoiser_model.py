@@ -24,15 +24,15 @@ from underpaint.diffusion.engine import Denoised, Engine
 from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler, scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
+from underpaint.front_door.transport import Tensors
 from underpaint.triton.bls import BlsTransport
 from underpaint.triton.metrics import EngineMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import answer, refuse
-from underpaint.triton.tensors import Tensors, inputs_of, parameters_of, scalar, text
+from underpaint.triton.tensors import inputs_of, parameters_of, scalar, text
 
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
-
-
+# Without these there is nothing to run; config.pbtxt has them optional, since the other operations need none.
 _NEEDED = (
     "prompt_embeds",
     "negative_prompt_embeds",

@@ -15,12 +15,13 @@ from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.front_door.door import DoorLimits, FrontDoor
 from underpaint.front_door.outcome import Reply
+from underpaint.front_door.transport import Tensors
 from underpaint.images import to_base64, to_png
 from underpaint.requests import GenerateRequest, input_fields
 from underpaint.triton.bls import BlsTransport
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import refuse
-from underpaint.triton.tensors import Tensors, inputs_of, parameters_of, scalar, strings, text
+from underpaint.triton.tensors import inputs_of, parameters_of, scalar, strings, text
 
 _INPUTS = frozenset(f.name for f in input_fields())
 # What Triton's own endpoints put among the parameters of a request.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from underpaint.errors import NotFound, UnderpaintError
+from underpaint.front_door.transport import Tensors
 from underpaint.triton.front_door_model import FrontDoorModel, read_request, tensors_of
 from underpaint.triton.replies import answer
-from underpaint.triton.tensors import Tensors, strings
+from underpaint.triton.tensors import strings
 
 
 class TritonPythonModel(FrontDoorModel):

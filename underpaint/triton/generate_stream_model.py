@@ -20,9 +20,10 @@ import triton_python_backend_utils as pb_utils
 from underpaint.errors import UnderpaintError
 from underpaint.front_door.denoisers import Glimpse
 from underpaint.front_door.outcome import Reply
+from underpaint.front_door.transport import Tensors
 from underpaint.requests import GenerateRequest
 from underpaint.triton.front_door_model import FrontDoorModel, png_tensor, read_request, tensors_of
-from underpaint.triton.tensors import Tensors, to_triton
+from underpaint.triton.tensors import to_triton
 
 _LOOK_EVERY_S = 0.05
 _PREVIEW_EVERY_S = 0.25  # decoding one takes the VAE from those whose image is done

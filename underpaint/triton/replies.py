@@ -14,7 +14,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from underpaint.errors import UnderpaintError, from_status
-from underpaint.triton.tensors import Tensors, to_triton
+from underpaint.front_door.transport import Tensors
+from underpaint.triton.tensors import to_triton
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _STATUSES = ("INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "CANCELLED")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from underpaint.errors import InvalidArgument
-
-Tensors = Mapping[str, np.ndarray]
+from underpaint.front_door.transport import Tensors
 
 
 def inputs_of(request: Any) -> dict[str, np.ndarray]:

@@ -9,12 +9,11 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
+from underpaint.deployment import TOKEN_MARKERS
 from underpaint.errors import UnderpaintError
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import to_triton_error
 from underpaint.triton.tensors import inputs_of, text, to_triton
-
-_MARKERS = 2  # begin and end of text
 
 
 class TritonPythonModel:
@@ -39,7 +38,7 @@ class TritonPythonModel:
 
     def _tokenize(self, prompt: str, negative_prompt: str) -> dict[str, np.ndarray]:
         ids = [e.ids for e in self._tokenizer.encode_batch([prompt, negative_prompt])]
-        counts = [len(e.ids) - _MARKERS for e in self._counter.encode_batch([prompt, negative_prompt])]
+        counts = [len(e.ids) - TOKEN_MARKERS for e in self._counter.encode_batch([prompt, negative_prompt])]
         return {
             "input_ids": np.array(ids[:1], np.int32),
             "negative_input_ids": np.array(ids[1:], np.int32),
