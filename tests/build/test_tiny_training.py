@@ -17,6 +17,7 @@ from underpaint.build.tiny.architectures import (
 )
 from underpaint.build.tiny.data import Corpus, denormalise, normalise, pixels
 from underpaint.build.tiny.evaluate import load_variant
+from underpaint.build.tiny.facts import CLASSES
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.scenes import stream
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask
@@ -38,6 +39,7 @@ def micro_task(shape: VariantShape) -> VariantTask:
         latents=torch.randn(64, 4, 16, 16, generator=generator).half(),
         ids=torch.randint(VOCABULARY, (64, 4, 24), generator=generator).short(),
         empty_ids=torch.full((24,), VOCABULARY - 1).short(),
+        facts=torch.stack([torch.randint(classes, (64,), generator=generator) for classes in CLASSES], dim=1).char(),
     )
     return VariantTask(micro_variant(shape), corpus, VOCABULARY, batch=4)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from underpaint.errors import InvalidArgument
 
-PARTS = ("tokenizer", "tiny-l_autoencoder", "tiny-l", "tiny-s_autoencoder", "tiny-s", "export", "evaluate")
+PARTS = ("tokenizer", "tiny-l_autoencoder", "tiny-l", "tiny-s_autoencoder", "tiny-s", "clip", "export", "evaluate")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -118,5 +117,4 @@ def _denoise(
 
 
 def _score(scenes: list[Scene], pictures: torch.Tensor) -> dict[str, float]:
-    verdicts = [judge(np.asarray(picture), scene) for picture, scene in zip(pictures, scenes, strict=True)]
-    return {name: round(value, 3) for name, value in score(verdicts).items()}
+    return {name: round(value, 3) for name, value in score(judge(pictures.numpy(), scenes)).items()}

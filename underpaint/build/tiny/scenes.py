@@ -155,14 +155,22 @@ def render(scene: Scene) -> Image.Image:
 
 
 def _draw_thing(canvas: Image.Image, thing: Thing, centre: tuple[float, float]) -> None:
-    radius = SIZES[thing.size] / 2 * SUPERSAMPLING
-    box = Image.new("L", (round(2 * radius) + 2,) * 2, 0)
-    middle = box.width / 2
-    _draw_shape(ImageDraw.Draw(box), thing.shape, middle, radius)
-    paint = Image.new("RGB", box.size, COLOURS[thing.colour])
-    _draw_texture(ImageDraw.Draw(paint), thing, middle)
-    left, top = (round(place * SUPERSAMPLING - middle) for place in centre)
-    canvas.paste(paint, (left, top), box)
+    outline, texture = stencil(thing.shape, thing.size, thing.texture)
+    paint = Image.new("RGB", outline.size, COLOURS[thing.colour])
+    paint.paste(shade(thing.colour), (0, 0), texture)
+    left, top = (round(place * SUPERSAMPLING - outline.width / 2) for place in centre)
+    canvas.paste(paint, (left, top), outline)
+
+
+@functools.cache
+def stencil(shape: str, size: str, texture: str) -> tuple[Image.Image, Image.Image]:
+    """Two masks "L" at `SUPERSAMPLING`, centred: the thing's outline, and where its second colour goes."""
+    radius = SIZES[size] / 2 * SUPERSAMPLING
+    outline, pattern = (Image.new("L", (round(2 * radius) + 2,) * 2, 0) for _ in range(2))
+    middle = outline.width / 2
+    _draw_shape(ImageDraw.Draw(outline), shape, middle, radius)
+    _draw_texture(ImageDraw.Draw(pattern), texture, middle)
+    return outline, pattern
 
 
 def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, middle: float, radius: float) -> None:
@@ -175,19 +183,18 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, middle: float, radius: fl
     draw.polygon([(middle + radius * x, middle + radius * y) for x, y in _OUTLINES[shape]], fill=255)
 
 
-def _draw_texture(draw: ImageDraw.ImageDraw, thing: Thing, middle: float) -> None:
+def _draw_texture(draw: ImageDraw.ImageDraw, texture: str, middle: float) -> None:
     """Stripes or dots, in phase with the thing's centre. Coarse, to survive an 8-fold autoencoder."""
-    fill = shade(thing.colour)
-    if thing.texture == "striped":
+    if texture == "striped":
         for offset in (-13.0, -6.5, 0.0, 6.5, 13.0):
             top = middle + (offset - 1.25) * SUPERSAMPLING
-            draw.rectangle((0, top, 2 * middle, top + 2.5 * SUPERSAMPLING - 1), fill=fill)
-    if thing.texture == "dotted":
+            draw.rectangle((0, top, 2 * middle, top + 2.5 * SUPERSAMPLING - 1), fill=255)
+    if texture == "dotted":
         grid = [middle + offset * SUPERSAMPLING for offset in (-10.5, -3.5, 3.5, 10.5)]
         reach = 1.9 * SUPERSAMPLING
         for x in grid:
             for y in grid:
-                draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=fill)
+                draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
 
 
 def _square(middle: float, radius: float) -> tuple[float, float, float, float]:

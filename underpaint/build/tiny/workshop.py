@@ -18,12 +18,14 @@ from underpaint.build.tiny.data import load_corpus
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.tokenizer import load_tokenizer, write_tokenizer
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask, psnr, set_scaling_factor
+from underpaint.build.tiny.train_clip import ClipTask, load_pairs
 from underpaint.build.tiny.train_variant import VariantTask
 
 log = logging.getLogger(__name__)
 
 CORPUS_SCENES = 60_000
-MINUTES = {"tiny-l_autoencoder": 22.0, "tiny-l": 99.0, "tiny-s_autoencoder": 32.5, "tiny-s": 80.0}
+CLIP_SCENES = 40_000
+MINUTES = {"clip": 10.0, "tiny-l_autoencoder": 22.0, "tiny-l": 99.0, "tiny-s_autoencoder": 32.5, "tiny-s": 80.0}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,14 @@ def _take_exported_autoencoder(workshop: Workshop, shape: VariantShape) -> None:
         AutoencoderTiny.from_pretrained(exported, torch_dtype=torch.float32).save_pretrained(folder)
 
 
+def train_clip(workshop: Workshop) -> None:
+    tokenizer = load_tokenizer(export.tokenizer_folder(workshop.repository))
+    pairs = load_pairs(workshop.out / "clip_pairs.pt", tokenizer, CLIP_SCENES)
+    recipe = workshop.recipe("clip", decay_share=0.6, average_decay=0.998)
+    trained = train(ClipTask(pairs, len(tokenizer), workshop.seed), recipe, workshop.checkpoint("clip"), workshop.fresh)
+    log.info("clip: %d steps, loss %.4f", trained.progress.step, trained.progress.recent_loss)
+
+
 def export_family(workshop: Workshop) -> None:
     for shape in VARIANTS.values():
         export.export_variant(shape, workshop.out, workshop.repository)
@@ -105,6 +115,7 @@ def _parts() -> dict[str, Callable[[Workshop], None]]:
     for name, shape in VARIANTS.items():
         parts[f"{name}_autoencoder"] = partial(train_autoencoder, shape=shape)
         parts[name] = partial(train_variant, shape=shape)
+    parts["clip"] = train_clip
     return {**parts, "export": export_family, "evaluate": evaluate_family}
 
 
