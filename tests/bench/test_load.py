@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
 
-from underpaint.bench.load import Cycle, Percentiles, Window, closed_loop, rate_per_s
+from underpaint.bench.load import Cycle, Percentiles, Window, busy_rate_per_s, closed_loop, rate_per_s, work_off
 
 
 def steady(worker: int, offset_s: float, period_s: float, count: int) -> list[Cycle]:
@@ -79,3 +80,35 @@ def test_a_failure_ends_the_loop() -> None:
 def test_percentiles_are_milliseconds() -> None:
     cycles = [Cycle(0, 0.0, ms / 1000) for ms in range(1, 101)]
     assert Percentiles.of(cycles) == Percentiles(p50=50.5, p90=90.1, p99=99.01, max=100.0)
+
+
+def test_a_list_is_worked_off_in_order() -> None:
+    began: list[int] = []
+
+    def work(number: int) -> None:
+        began.append(number)
+        time.sleep(0.002)
+
+    cycles = work_off(work, 20, 4)
+    assert sorted(began) == list(range(20)) and began[:4] == [0, 1, 2, 3]
+    assert len(cycles) == 20 and {cycle.worker for cycle in cycles} == {0, 1, 2, 3}
+    assert all(a.start_s <= b.start_s for a, b in itertools.pairwise(cycles))
+
+
+def test_a_failure_ends_the_list() -> None:
+    def work(number: int) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work_off(work, 10_000, 3)
+
+
+def test_the_rate_of_a_list_leaves_out_its_end() -> None:
+    """Sixteen workers of 3 s a cycle, and one cycle more, which runs alone."""
+    cycles = [cycle for worker in range(16) for cycle in steady(worker, 0.0, 3.0, 4)] + [Cycle(0, 12.0, 13.0)]
+    assert busy_rate_per_s(cycles) == pytest.approx(16 / 3)
+
+
+def test_a_cycle_that_outlasts_the_others_counts_by_its_share() -> None:
+    assert busy_rate_per_s([Cycle(0, 0.0, 4.0), Cycle(1, 0.0, 1.0), Cycle(1, 1.0, 2.0)]) == pytest.approx(2.5 / 2)

@@ -2,6 +2,8 @@
 
 A worker's rate is counted over its own whole cycles, from the start of the first to the end of the last, and the
 rates of all workers are summed. That is exact even when answers come in bursts, as they do when requests share batches.
+
+Where the work is a list that ends, its rate is counted over the time in which nobody was idle yet.
 """
 
 from __future__ import annotations
@@ -96,6 +98,45 @@ class _ClosedLoop:
             self._cycles[cycle.worker] += 1
             if cycle.end_s >= self._closes_s and min(self._cycles) >= self._window.min_cycles:
                 self._over.set()
+
+
+def work_off(work: Callable[[int], object], count: int, workers: int, clock: Clock = time.perf_counter) -> list[Cycle]:
+    """Do ``work(0)`` to ``work(count - 1)`` in that order, ``workers`` at a time; one cycle for each, by number.
+
+    An exception, Ctrl-C included, ends it after the pieces of work that are under way, and is raised.
+    """
+    numbers, over = itertools.count(), threading.Event()
+    cycles: dict[int, Cycle] = {}
+
+    def run(worker: int) -> None:
+        while not over.is_set() and (number := next(numbers)) < count:
+            start_s = clock()
+            try:
+                work(number)
+            except BaseException:
+                over.set()
+                raise
+            cycles[number] = Cycle(worker, start_s, clock())
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            list(pool.map(run, range(workers)))
+        finally:
+            over.set()
+    return [cycles[number] for number in range(count)]
+
+
+def busy_rate_per_s(cycles: Sequence[Cycle]) -> float:
+    """Cycles a second while every worker was busy, of those that ``work_off`` did.
+
+    A cycle that reaches beyond that time counts by the share of it that lies within.
+    """
+    last_ends: dict[int, float] = {}
+    for cycle in cycles:
+        last_ends[cycle.worker] = max(cycle.end_s, last_ends.get(cycle.worker, cycle.end_s))
+    opens_s, closes_s = min(cycle.start_s for cycle in cycles), min(last_ends.values())
+    shares = [max(0.0, min(c.end_s, closes_s) - c.start_s) / (c.end_s - c.start_s) for c in cycles]
+    return sum(shares) / (closes_s - opens_s)
 
 
 def rate_per_s(cycles: Sequence[Cycle]) -> float:
