@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from underpaint.errors import InvalidArgument
 from underpaint.requests import (
+    CACHE_MODES,
     MAX_DEADLINE_MS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
@@ -23,7 +24,17 @@ from underpaint.requests import (
 
 NAMES = [f.name for f in fields(GenerateRequest)]
 INTEGERS = ["num_inference_steps", "seed", "width", "height", "deadline_ms"]
-TEXTS = ["prompt", "negative_prompt", "scheduler", "variant", "policy", "output_format", "request_id"]
+TEXTS = [
+    "prompt",
+    "negative_prompt",
+    "scheduler",
+    "variant",
+    "policy",
+    "output_format",
+    "request_id",
+    "cache",
+    "tenant",
+]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PROMPT = TEXT.filter(lambda text: text.strip())
@@ -44,6 +55,8 @@ IN_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "output_format": st.sampled_from(OUTPUT_FORMATS),
     "request_id": REQUEST_ID,
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
+    "cache": st.sampled_from(CACHE_MODES),
+    "tenant": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
     "previews": st.booleans(),
 }
 
@@ -56,6 +69,8 @@ OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "width": st.integers(max_value=0),
     "height": st.integers(max_value=0),
     "output_format": TEXT.filter(lambda text: text not in OUTPUT_FORMATS),
+    "cache": TEXT.filter(lambda text: text not in CACHE_MODES),
+    "tenant": st.sampled_from(["", " ", "a b", "a/b", "../a", ".a", "größe", "a\n", "a:b", "x" * 65]),
     "request_id": st.sampled_from(["", " ", "a b", 'a"b', "a\n", "x" * 129, "a/b"]),
     "deadline_ms": st.integers(max_value=0) | st.integers(MAX_DEADLINE_MS + 1),
 }
@@ -148,7 +163,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_listed(name: str) -> None
 def test_only_the_prompt_is_needed() -> None:
     request = GenerateRequest.parse({"prompt": "a circle"})
     assert (request.prompt, request.negative_prompt, request.output_format) == ("a circle", "", "tensor")
-    open_choices = set(NAMES) - {"prompt", "negative_prompt", "output_format", "previews"}
+    open_choices = set(NAMES) - {"prompt", "negative_prompt", "output_format", "cache", "tenant", "previews"}
     assert {name for name in NAMES if getattr(request, name) is None} == open_choices
 
 
@@ -181,7 +196,8 @@ def test_a_request_cannot_be_changed_under_way() -> None:
 
 
 def test_every_field_but_the_parameters_travels_as_a_tensor() -> None:
-    assert [f.name for f in input_fields()] == [n for n in NAMES if n not in ("previews", "request_id", "deadline_ms")]
+    parameters = ("tenant", "previews", "request_id", "deadline_ms")
+    assert [f.name for f in input_fields()] == [name for name in NAMES if name not in parameters]
 
 
 def test_tensor_types_fit_python_types() -> None:
@@ -192,3 +208,18 @@ def test_tensor_types_fit_python_types() -> None:
 
 def test_every_field_says_what_it_is() -> None:
     assert all(len(f.metadata["help"]) > 3 for f in fields(GenerateRequest))
+
+
+@pytest.mark.parametrize(
+    ("mode", "reads", "writes"),
+    [
+        ("readwrite", True, True),
+        ("read", True, False),
+        ("write", False, True),
+        ("off", False, False),
+        ("reproducible", False, True),
+    ],
+)
+def test_what_the_cache_modes_mean(mode: str, reads: bool, writes: bool) -> None:
+    request = GenerateRequest("a circle", cache=mode)
+    assert (request.reads_cache, request.writes_cache) == (reads, writes)

@@ -26,7 +26,7 @@ class Variant:
     """One servable diffusion model, with its defaults and limits.
 
     ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
-    its two markers.
+    its two markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Variant:
     sizes: tuple[tuple[int, int], ...]
     schedulers: tuple[str, ...]
     prompt_tokens: int
+    weights: str = ""
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Variant:
@@ -58,13 +59,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The variants by name, and the roles ``small`` and ``large`` that policies speak of."""
+    """The variants by name, and the roles ``small`` and ``large`` that policies speak of.
+
+    ``embedder`` is a hash of the embedders' weights; without embedders it is empty, and nothing is ever found in a
+    cache.
+    """
 
     family: str
     variants: Mapping[str, Variant]
     small: str
     large: str
     default_policy: str = "vanilla"
+    embedder: str = ""
 
     def __post_init__(self) -> None:
         for role in ("small", "large"):

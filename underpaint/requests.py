@@ -19,6 +19,10 @@ MAX_PROMPT_CHARACTERS = 4096
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1000  # a day; much longer ones would not fit into int64 nanoseconds
 OUTPUT_FORMATS = ("tensor", "png", "none")
+# Whether a request may start from what others left in the cache, and whether it leaves something there itself.
+# ``reproducible`` also ignores everything else that changes from one moment to the next, such as the load, when it
+# plans: the request alone, with its seed, decides the image. What it paints may be kept, since that changes nothing.
+CACHE_MODES = ("readwrite", "read", "write", "off", "reproducible")
 
 
 def tensor(dtype: str, help: str, default: Any = None) -> Any:
@@ -40,13 +44,16 @@ class GenerateRequest:
     negative_prompt: str = tensor("STRING", "what to keep away from (only with guidance_scale above 1)", "")
     num_inference_steps: int | None = tensor("INT64", "denoising steps")
     guidance_scale: float | None = tensor("FP32", "classifier-free guidance; up to 1 switches it off")
-    seed: int | None = tensor("INT64", f"0 to {MAX_SEED}; the same seed paints the same image")
+    seed: int | None = tensor("INT64", f"0 to {MAX_SEED}; alone decides the image where nothing is read from the cache")
     width: int | None = tensor("INT64", "pixels")
     height: int | None = tensor("INT64", "pixels")
     scheduler: str | None = tensor("STRING", "ddim, euler or flow_match_euler, as far as the variant allows")
     variant: str | None = tensor("STRING", "serve with this model, whatever the policy prefers")
     policy: str | None = tensor("STRING", "how to spend as little as possible; see `underpaint policies`")
+    cache: str = tensor("STRING", f"start from stored pictures, store this one: {', '.join(CACHE_MODES)}", "readwrite")
     output_format: str = tensor("STRING", "tensor, png (base64) or none (only the report)", "tensor")
+    # A parameter, so that a gateway can set it: Triton forwards headers as parameters (--http-header-forward-pattern).
+    tenant: str = parameter("whose cache to use; nothing is shared between tenants", "default")
     previews: bool = parameter("whether generate_stream shows the image while it appears", True)
     request_id: str | None = parameter("a name of your own, by which the request can be cancelled")
     deadline_ms: int | None = parameter("give up when the image is not done this many milliseconds after arrival")
@@ -62,8 +69,20 @@ class GenerateRequest:
         _check_guidance(self.guidance_scale)
         if self.output_format not in OUTPUT_FORMATS:
             raise InvalidArgument.of("output_format", self.output_format, ", ".join(OUTPUT_FORMATS))
+        if self.cache not in CACHE_MODES:
+            raise InvalidArgument.of("cache", self.cache, ", ".join(CACHE_MODES))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.tenant):
+            raise InvalidArgument.of("tenant", self.tenant, "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
         if self.request_id is not None and not re.fullmatch(r"[\w.:@-]{1,128}", self.request_id):
             raise InvalidArgument.of("request_id", self.request_id, "1 to 128 of letters, digits and . : @ _ -")
+
+    @property
+    def reads_cache(self) -> bool:
+        return self.cache in ("readwrite", "read")
+
+    @property
+    def writes_cache(self) -> bool:
+        return self.cache in ("readwrite", "write", "reproducible")
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> GenerateRequest:

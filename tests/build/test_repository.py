@@ -389,3 +389,24 @@ def test_the_deployment_says_what_the_recipe_and_the_components_say(
     assert quick.sizes == ((64, 32), (32, 64))
     assert quick.schedulers == ("flow_match_euler",)
     assert quick.prompt_tokens == 75
+    assert (quick.weights, deployment.embedder) == ("", "")
+
+
+def test_the_deployment_tells_weights_apart(other_repository: Path) -> None:
+    def weights() -> tuple[str, str]:
+        write(render(OTHER, other_repository), other_repository)
+        deployment = Deployment.load(other_repository / "generate" / "1")
+        return deployment.variant("quick").weights, deployment.embedder
+
+    seen = []
+    for model, content in [("quick_unet", b"a"), ("quick_unet", b"b"), ("embed_text", b"a"), ("embed_image", b"a")]:
+        folder = other_repository / model / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes(content)
+        seen.append(weights())
+    variant, embedder = zip(*seen, strict=True)
+    assert len({*variant}) == 2
+    assert variant[1:] == (variant[1],) * 3
+    assert embedder[:2] == ("", "")
+    assert len({*embedder}) == 3
+    assert weights() == seen[-1]

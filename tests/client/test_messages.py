@@ -44,6 +44,7 @@ def test_tensors_have_the_types_that_the_model_declares() -> None:
         "num_inference_steps": (np.dtype(np.int64), (1,)),
         "guidance_scale": (np.dtype(np.float32), (1,)),
         "variant": (np.dtype(object), (1,)),
+        "cache": (np.dtype(object), (1,)),
         "output_format": (np.dtype(object), (1,)),
     }
     assert inputs["prompt"].item() == b"a red circle"

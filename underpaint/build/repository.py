@@ -6,7 +6,9 @@ class that it was exported from; shapes are read from there, so that a recipe ca
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ FAMILIES = _data("build/families")
 PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 
 _TEXT_ENCODER_BATCH = 32
+_PARTS = ("_text_encoder", "_unet", "_vae_encoder", "_vae_decoder")  # whose weights decide what a variant paints
+_EMBEDDERS = ("embed_text", "embed_image")
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,16 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
         )
         for v in recipe.variants
     }
-    return Deployment(recipe.name, variants, recipe.small, recipe.large)
+    return Deployment(recipe.name, variants, recipe.small, recipe.large, embedder=_weights(repository, _EMBEDDERS))
+
+
+def _weights(repository: Path, models: Sequence[str]) -> str:
+    """A short hash over the weights of some models; empty where they have none."""
+    files = [path for model in models for path in sorted((repository / model / "1").glob("*.safetensors"))]
+    if not files:
+        return ""
+    digests = (hashlib.sha256(path.read_bytes()).digest() for path in files)
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 
 # Shapes ---------------------------------------------------------------------------------------------------------
@@ -272,6 +285,7 @@ def _embeds(shapes: Shapes) -> list[int]:
 
 def _latents(shapes: Shapes, height: int = -1, width: int = -1) -> list[int]:
     return [shapes.latent_channels, height, width]
+            weights=_weights(repository, [v.name + part for part in _PARTS]),
 
 
 def _latent_size(variant: VariantRecipe, shapes: Shapes) -> tuple[int, int]:

@@ -35,6 +35,8 @@ class Wishes(TypedDict, total=False):
     scheduler: str | None
     variant: str | None
     policy: str | None
+    cache: str
+    tenant: str
     request_id: str | None
     deadline_ms: int | None
     previews: bool

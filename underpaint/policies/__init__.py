@@ -1,12 +1,49 @@
-"""Policies by name; each published system is one file."""
+"""Policies by name; each published system, and each control, is one file."""
 
 from underpaint.errors import InvalidArgument
-from underpaint.policies.plan import Accept, Escalate, Noise, Plan, Policy, Settings, Verdict
+from underpaint.policies.calibration import Calibration
+from underpaint.policies.modm import Modm
+from underpaint.policies.nirvana import Nirvana
+from underpaint.policies.plan import (
+    Accept,
+    CachedImage,
+    CachedLatents,
+    Escalate,
+    Finished,
+    Keep,
+    Noise,
+    Plan,
+    Policy,
+    Settings,
+    Verdict,
+)
+from underpaint.policies.random_mix import RandomMix
+from underpaint.policies.random_source import RandomSource
+from underpaint.policies.retrieval import Retrieval
+from underpaint.policies.small import Small
+from underpaint.policies.thresholds import Thresholds
 from underpaint.policies.vanilla import Vanilla
 
-__all__ = ["POLICIES", "Accept", "Escalate", "Noise", "Plan", "Policy", "Settings", "Verdict", "by_name"]
+__all__ = [
+    "POLICIES",
+    "Accept",
+    "CachedImage",
+    "CachedLatents",
+    "Calibration",
+    "Escalate",
+    "Finished",
+    "Keep",
+    "Noise",
+    "Plan",
+    "Policy",
+    "Settings",
+    "Thresholds",
+    "Verdict",
+    "by_name",
+]
 
-POLICIES: dict[str, Policy] = {policy.name: policy for policy in (Vanilla(),)}
+_ALL: tuple[Policy, ...] = (Vanilla(), Modm(), Nirvana(), Retrieval(), Small(), RandomMix(), RandomSource())
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 
 
 def by_name(name: str) -> Policy:

@@ -1,0 +1,77 @@
+"""MoDM, and its control from a random source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from tests.policies.examples import EVIDENCE, REQUESTS, SETTINGS, a_match, found
+from underpaint.evidence import Evidence, Reuse, Space
+from underpaint.policies import CachedImage, Keep, Noise, Plan
+from underpaint.policies.modm import Modm
+from underpaint.policies.random_source import RandomSource
+from underpaint.requests import GenerateRequest
+
+MODM, RANDOM = Modm(), RandomSource()
+FIFTY = GenerateRequest("a circle", num_inference_steps=50)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "skip"),
+    [(1.0, 30), (0.30, 30), (0.299, 25), (0.29, 25), (0.28, 15), (0.27, 10), (0.269, 5), (0.25, 5), (0.249, 0)],
+)
+def test_the_published_table(similarity: float, skip: int) -> None:
+    match = a_match(similarity)
+    expected = Plan("tiny-s", CachedImage(match, skip)) if skip else Plan("tiny-l", Noise())
+    assert MODM.plan(FIFTY, found(match), SETTINGS) == expected
+
+
+@pytest.mark.parametrize(("similarity", "skip"), [(0.30, 6), (0.29, 5), (0.28, 3), (0.27, 2), (0.25, 1)])
+def test_steps_are_scaled_to_the_small_variant(similarity: float, skip: int) -> None:
+    match = a_match(similarity)
+    assert MODM.plan(GenerateRequest("a circle"), found(match), SETTINGS) == Plan("tiny-s", CachedImage(match, skip))
+
+
+def test_a_run_too_short_to_skip_anything_is_a_miss() -> None:
+    request = GenerateRequest("a circle", num_inference_steps=4)
+    assert MODM.plan(request, found(a_match(0.26)), SETTINGS).start == Noise()
+
+
+def test_it_is_the_most_similar_image_that_is_refined() -> None:
+    best = a_match(0.4)
+    assert MODM.plan(FIFTY, found(best, a_match(0.39, entry_id=2)), SETTINGS).start == CachedImage(best, 30)
+
+
+def test_only_the_small_variant_refines() -> None:
+    evidence = found(a_match(0.5))
+    for variant in ("tiny-l", "other"):
+        assert MODM.plan(GenerateRequest("a circle", variant=variant), evidence, SETTINGS) == Plan(variant, Noise())
+    assert MODM.plan(GenerateRequest("a circle", variant="tiny-s"), evidence, SETTINGS).start != Noise()
+
+
+def test_cache_all_and_cache_large() -> None:
+    hit, miss = Plan("tiny-s", CachedImage(a_match(0.3), 6)), Plan("tiny-l", Noise())
+    cache_large = replace(SETTINGS, keep_small=False)
+    assert [MODM.keep(FIFTY, plan, SETTINGS) for plan in (hit, miss)] == [Keep(), Keep()]
+    assert [MODM.keep(FIFTY, plan, cache_large) for plan in (hit, miss)] == [None, Keep()]
+
+
+def test_text_is_compared_with_images() -> None:
+    query = MODM.needs.matches
+    assert query is not None
+    assert (query.space, query.reuse) == (Space.IMAGE, Reuse.IMAGE)
+    assert not MODM.needs.stranger
+    assert (RANDOM.needs.matches, RANDOM.needs.stranger) == (query, True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(REQUESTS, EVIDENCE)
+def test_a_random_source_differs_from_modm_in_the_source_alone(request: GenerateRequest, evidence: Evidence) -> None:
+    modm, control = MODM.plan(request, evidence, SETTINGS), RANDOM.plan(request, evidence, SETTINGS)
+    if evidence.stranger is None or modm.start == Noise():
+        assert control.start == Noise()
+        return
+    assert isinstance(modm.start, CachedImage)
+    assert control == Plan(modm.variant, CachedImage(evidence.stranger, modm.start.skip))

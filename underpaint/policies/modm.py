@@ -1,0 +1,43 @@
+"""MoDM: a similar finished image is noised up and refined by the small variant; what is new, the large one paints.
+
+"MoDM: Efficient Serving for Image Generation via Mixture-of-Diffusion Models", ASPLOS 2026, doi
+10.1145/3760250.3762220: text-to-image retrieval, and a number of steps to skip by thresholds on the similarity.
+"""
+
+from __future__ import annotations
+
+from underpaint.evidence import Evidence, Match, Needs, Query, Reuse, Space
+from underpaint.policies.plan import CachedImage, Keep, Noise, Plan, Policy, Settings
+from underpaint.policies.thresholds import NEVER, Thresholds
+from underpaint.requests import GenerateRequest
+
+# Figure 5b: CLIP ViT-L/14, 30, 25, 15, 10 and 5 of 50 steps. For simulations; a server goes by its own calibration.
+PUBLISHED = Thresholds.of((0.30, 0.6), (0.29, 0.5), (0.28, 0.3), (0.27, 0.2), (0.25, 0.1))
+
+
+class Modm(Policy):
+    name = "modm"
+    needs = Needs(matches=Query(Space.IMAGE, Reuse.IMAGE))
+
+    def thresholds(self, settings: Settings) -> Thresholds:
+        return settings.calibration.modm if settings.calibration else NEVER
+
+    def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
+        source, skip = self.source(evidence), self._skip(request, evidence, settings)
+        if source is None or skip == 0:
+            return Plan(request.variant or settings.large, Noise())
+        return Plan(settings.small, CachedImage(source, skip))
+
+    def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
+        return Keep() if settings.keep_small or plan.variant == settings.large else None
+
+    def source(self, evidence: Evidence) -> Match | None:
+        """The entry to refine, should the best match be similar enough."""
+        return evidence.best
+
+    def _skip(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> int:
+        # It is the small variant's refinement that was calibrated; a caller who insists on another one gets a miss.
+        if evidence.best is None or request.variant not in (None, settings.small):
+            return 0
+        steps = settings.steps(request, settings.small)
+        return self.thresholds(settings).steps(evidence.best.similarity, steps)
