@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from underpaint.bench import denoiser, report
+from underpaint.bench import denoiser, policies_cli, report
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.unet import BareUNet, RowShapes, candidate_setups
 from underpaint.build.repository import Shapes
@@ -41,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
     )
     bench.set_defaults(func=run_denoiser)
+    policies_cli.add_parser(benches)
 
 
 def run_denoiser(args: argparse.Namespace) -> int:
@@ -53,9 +54,7 @@ def run_denoiser(args: argparse.Namespace) -> int:
     pace = denoiser.Pace(rounds=args.rounds, served_s=args.seconds)
     setups = candidate_setups(_MAX_ROWS)
     machine = Machine.here()
-    if not machine.quiet:
-        busy = f"{machine.busy_cores:g} of {machine.cores} cores are busy"
-        print(f"underpaint: warning: {busy} with other work, so the figures will say little", file=sys.stderr)
+    machine.warn_if_busy()
     with (
         _server(args) as url,
         Client(url, timeout_s=_PATIENCE_S) as client,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ class Machine:
     @property
     def quiet(self) -> bool:
         return self.busy_cores < 0.1 * self.cores
+
+    def warn_if_busy(self) -> None:
+        """Say so on standard error."""
+        if not self.quiet:
+            busy = f"{self.busy_cores:g} of {self.cores} cores are busy"
+            print(f"underpaint: warning: {busy} with other work, so the figures will say little", file=sys.stderr)
 
 
 def cpu_count() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,27 @@ def denoiser_text(measured: Measured, summary: Summary) -> str:
             f"  p50 {summary.latency_single_ms.p50:.0f} ms, p99 {summary.latency_single_ms.p99:.0f} ms"
             f"  ({summary.efficiency_single_of_lone:.3f} of the bare UNet at {job.rows_per_step} rows a call)",
         ]
+    )
+
+
+def rounded(report: Mapping[str, Any], digits: int = 4) -> dict[str, Any]:
+    """The same with fewer digits, which nobody could measure anyway."""
+
+    def fewer(value: Any) -> Any:
+        if isinstance(value, list):
+            return [fewer(each) for each in value]
+        return round(value, digits) if isinstance(value, float) else value
+
+    return {name: fewer(value) for name, value in report.items()}
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns, the first of them aligned to the left."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    aligned = "<" + ">" * (len(widths) - 1)
+    return "\n".join(
+        "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligned, widths, strict=True))
+        for line in lines
     )
 
 

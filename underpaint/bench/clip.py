@@ -1,0 +1,55 @@
+"""The family's CLIP, straight from the model repository: one direction for pictures and for what is said of them.
+
+What it says of quality is less than the judge does, since it is also what MoDM retrieves with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from underpaint.errors import InvalidArgument
+
+_BATCH = 64
+
+Embeddings = np.ndarray  # float32 [N, D], of unit length
+
+
+class Clip:
+    """Both towers, in sessions of their own: the server's are busy or gone when pictures are judged."""
+
+    def __init__(self, repository: Path, family: str) -> None:
+        """
+        Raises:
+            InvalidArgument: the repository has no embedders.
+        """
+        self._image = _session(repository / "embed_image" / "1" / "model.onnx")
+        self._text = _session(repository / "embed_text" / "1" / "model.onnx")
+        self._tokenizer = Tokenizer.from_file(str(repository / f"{family}_tokenizer" / "1" / "tokenizer.json"))
+
+    def images(self, pictures: np.ndarray) -> Embeddings:
+        """Of pictures, uint8 [N, H, W, 3]."""
+        return _in_batches(pictures, lambda batch: self._image.run(["embedding"], {"image": batch})[0], "pictures")
+
+    def texts(self, prompts: Sequence[str]) -> Embeddings:
+        """Of prompts; what many of them share is embedded once."""
+        distinct, places = np.unique(np.array(prompts, dtype=np.str_), return_inverse=True)
+        ids = np.array([encoding.ids for encoding in self._tokenizer.encode_batch(distinct.tolist())], dtype=np.int32)
+        embedded = _in_batches(ids, lambda batch: self._text.run(["embedding"], {"input_ids": batch})[0], "prompts")
+        return embedded[places]
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    if not path.is_file():
+        raise InvalidArgument.of("model repository", str(path), "one with this file; run `underpaint train tiny`")
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _in_batches(rows: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], what: str) -> Embeddings:
+    starts = tqdm(range(0, len(rows), _BATCH), desc=f"embedding {what}", disable=None, leave=False)
+    return np.concatenate([embed(rows[start : start + _BATCH]) for start in starts])

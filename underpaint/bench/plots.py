@@ -1,0 +1,218 @@
+"""Plots for people in the last row: one message each, said in its title; labels at the lines instead of a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import PercentFormatter
+
+INK, PALE, GRID = "#282828", "#807e78", "#e4e2dc"
+_COLOURS = {
+    "vanilla": "#6b6b6b",
+    "modm": "#c8452d",
+    "nirvana": "#2f6fb5",
+    "retrieval": "#8c5fb0",
+    "small": "#d99a2b",
+    "random-mix": "#b9a36b",
+    "random-source": "#7fa37a",
+}
+_SPARE = ("#1d8a7a", "#b0477f", "#54707f", "#9a6b3f")
+_SIZE, _WIDE = (8.0, 5.0), (9.5, 5.0)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """``low`` and ``high`` span the slices; ``limit`` is what the cache's hits allow."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy on the frontier; ``low`` and ``high`` bound its quality."""
+
+    name: str
+    throughput: float
+    quality: float
+    low: float
+    high: float
+    alpha: float | None = None
+
+
+def colour(name: str) -> str:
+    """The same for the same policy in every plot."""
+    return _COLOURS.get(name) or _SPARE[sum(name.encode()) % len(_SPARE)]
+
+
+def throughput_bars(bars: Sequence[Bar], path: Path) -> None:
+    """A bar a policy, in images a second relative to vanilla."""
+    figure, axes = _canvas(_SIZE, "Images per second, relative to vanilla")
+    for place, bar in enumerate(bars):
+        axes.barh(place, bar.value, color=colour(bar.name), height=0.62)
+        axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
+        if bar.limit is not None and bar.limit > 1.001:
+            axes.plot([bar.limit] * 2, [place - 0.38, place + 0.38], color=INK, linewidth=1.4, linestyle=":")
+        furthest = max(bar.value, bar.high, bar.limit or 0)
+        axes.annotate(
+            f"{bar.value:.2f}×", (furthest, place), (8, 0), textcoords="offset points", va="center", weight="bold"
+        )
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.16 * max(max(bar.value, bar.high, bar.limit or 0) for bar in bars))
+    axes.grid(visible=False, axis="y")
+    _footnote(figure, "thin line: range over slices of the run · dotted: bound from its own hits")
+    _save(figure, path)
+
+
+def latency_cdf(latencies_s: Mapping[str, Sequence[float]], path: Path, note: str) -> None:
+    figure, axes = _canvas(_SIZE, "How long requests take")
+    for name, values in latencies_s.items():
+        ordered = np.sort(values)
+        axes.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=colour(name), linewidth=2)
+    _label_curves(axes, {name: np.sort(values) for name, values in latencies_s.items()})
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("share of requests answered within")
+    _footnote(figure, note)
+    _save(figure, path)
+
+
+def hit_rate(hits: Mapping[str, Sequence[bool]], path: Path, window: int = 100) -> None:
+    """Over the requests in arrival order, as a mean over the last ``window`` of them; of those that ever hit."""
+    figure, axes = _canvas(_WIDE, "Share of requests that start from something painted before")
+    ends = []
+    for name, values in hits.items():
+        if not any(values):
+            continue
+        rates = _running_mean(np.array(values, dtype=float), window)
+        shown = slice(min(window, len(rates)) // 4, None)  # the first few say nothing
+        axes.plot(np.arange(1, len(rates) + 1)[shown], rates[shown], color=colour(name), linewidth=2)
+        ends.append((name, len(rates), rates[-1]))
+    axes.set_ylim(0, 1.02)
+    _label_ends(axes, ends)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(f"requests (mean over the last {window})")
+    _save(figure, path)
+
+
+def frontier(points: Sequence[Point], path: Path) -> None:
+    """Quality against throughput. Points of one policy at several α are joined; so are vanilla and the small variant,
+    by what any random mix of the two would reach."""
+    figure, axes = _canvas(_SIZE, "Quality against throughput")
+    by_name: dict[str, list[Point]] = {}
+    for point in points:
+        by_name.setdefault(point.name, []).append(point)
+    for name, own in by_name.items():
+        own.sort(key=lambda point: point.throughput)
+        axes.plot(
+            [p.throughput for p in own], [p.quality for p in own], "o-", color=colour(name), markersize=8, linewidth=2
+        )
+        for point in own:
+            axes.plot([point.throughput] * 2, [point.low, point.high], color=colour(name), linewidth=1.2)
+            label = name if point.alpha is None else f"{name} α={point.alpha:g}"
+            axes.annotate(label, (point.throughput, point.quality), (9, 6), textcoords="offset points", color=INK)
+    if "vanilla" in by_name and "small" in by_name:
+        _draw_mix(axes, by_name["vanilla"][0], by_name["small"][0])
+    axes.margins(x=0.16, y=0.14)
+    axes.set_xlabel("images per second, relative to vanilla")
+    axes.set_ylabel("attribute accuracy, relative to vanilla")
+    _save(figure, path)
+
+
+def _draw_mix(axes: Any, large: Point, small: Point) -> None:
+    """A share of the requests to the small variant: quality and time per image mix linearly, throughput does not."""
+    share = np.linspace(0, 1, 60)
+    throughput = 1 / ((1 - share) / large.throughput + share / small.throughput)
+    quality = (1 - share) * large.quality + share * small.quality
+    axes.plot(throughput, quality, color=PALE, linewidth=1.2, linestyle="--", zorder=0)
+    axes.annotate("any random mix", (throughput[36], quality[36]), (0, -14), textcoords="offset points", color=PALE)
+
+
+def step_curves(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
+    """Share of faultless pictures by number of steps, a line a variant."""
+    figure, axes = _canvas(_SIZE, "Faultless pictures by number of steps")
+    ends = []
+    for name, curve in curves.items():
+        steps, shares = list(curve), list(curve.values())
+        axes.plot(steps, shares, "o-", color=colour(name), linewidth=2)
+        ends.append((name, steps[-1], shares[-1]))
+    axes.set_ylim(0, 1.02)
+    _label_ends(axes, ends)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("denoising steps")
+    _save(figure, path)
+
+
+# What plots have in common --------------------------------------------------------------------------------------
+
+
+def _canvas(size: tuple[float, float], title: str) -> tuple[Any, Any]:
+    style: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 12,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": PALE,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "axes.axisbelow": True,
+    }
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.set_title(title, loc="left", fontsize=15, weight="bold", pad=14)
+    return figure, axes
+
+
+def _label_ends(axes: Any, ends: Sequence[tuple[str, float, float]]) -> None:
+    """Names at the right ends of lines, apart enough to be read."""
+    gap, last = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0]), -np.inf
+    for name, x, y in sorted(ends, key=lambda end: end[2]):
+        last = max(y, last + gap)
+        axes.annotate(name, (x, last), (8, 0), textcoords="offset points", va="center", color=colour(name))
+    axes.margins(x=0.12)
+
+
+def _label_curves(axes: Any, ordered: Mapping[str, np.ndarray]) -> None:
+    """Names beside distribution curves: from the fastest at the top to the slowest at the bottom, they never meet."""
+    fastest_first = sorted(ordered, key=lambda name: float(np.median(ordered[name])))
+    for number, name in enumerate(fastest_first):
+        height = 0.9 - 0.8 * number / max(len(ordered) - 1, 1)
+        x = float(np.quantile(ordered[name], height))
+        axes.annotate(
+            name, (x, height), (8, 0), textcoords="offset points", va="center", color=colour(name), weight="bold"
+        )
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _footnote(figure: Any, text: str) -> None:
+    figure.supxlabel(text, fontsize=9.5, color=PALE, x=0.01, ha="left")
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200, facecolor="#faf9f6")
+    plt.close(figure)

@@ -1,0 +1,166 @@
+"""The command ``underpaint bench policies``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.serving import add_server_options, needs_extra
+from underpaint.errors import InvalidArgument
+from underpaint.policies import POLICIES, Calibration, by_name
+
+if TYPE_CHECKING:
+    from underpaint.bench.arena import Arena, Match, Order
+    from underpaint.bench.policies_report import AlphaPoint
+
+_EXAMPLES = """examples:
+  underpaint bench policies --policies vanilla,modm,nirvana --requests 2000 --out out/bench
+  underpaint bench policies --policies vanilla,modm --requests 500 --warm 500 --out out/warm
+  underpaint bench policies --policies modm,small,random-mix,random-source,retrieval --requests 1000 --out out/controls
+  underpaint bench policies --policies modm,small --calibration a95.json --calibration a98.json --out out/frontier
+"""
+_INTERRUPTED = 130
+
+
+def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = benches.add_parser(
+        "policies",
+        help="the same prompts and seeds through each policy: speed, quality, cost",
+        description="The same prompts and seeds through each policy on the same server, at saturation; then the judge.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument(
+        "--policies",
+        default="vanilla,modm,nirvana",
+        metavar="P,…",
+        help=f"some of: {', '.join(POLICIES)} (default: vanilla,modm,nirvana; vanilla is always measured)",
+    )
+    bench.add_argument("--requests", type=int, default=500, metavar="N", help="through each policy (default: 500)")
+    bench.add_argument("--seed", type=int, default=0, metavar="S", help="of the workload (default: 0)")
+    bench.add_argument(
+        "--warm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="fill the caches with so many requests first (default: 0, cold)",
+    )
+    bench.add_argument("--concurrency", type=int, default=16, metavar="N", help="requests under way (default: 16)")
+    bench.add_argument(
+        "--calibration",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="serve with these thresholds instead of the repository's; of several, each in turn, for the frontier",
+    )
+    bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="results.json, plots, contact sheets")
+    add_server_options(bench)
+    bench.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    policies, calibrations = _policies(args.policies), [_calibration(path) for path in args.calibration]
+    _check(args)
+    with needs_extra():
+        from underpaint.bench import policies_report
+        from underpaint.bench.arena import Arena, Order
+        from underpaint.bench.policies import Pace
+    arena, machine = Arena.open(args.model_repository), Machine.here()
+    machine.warn_if_busy()
+    order = Order(policies, args.requests, args.seed, args.warm, Pace(concurrency=args.concurrency), args.url)
+    played = _play(arena, order, calibrations[0] if calibrations else None)
+    if not played.results:
+        return _INTERRUPTED  # before there was anything to report
+    print(policies_report.text(played.results))
+    frontier = [] if played.contest.cut_short else _frontier(arena, order, calibrations[1:])
+    record = policies_report.Record(
+        played.contest,
+        played.jury,
+        played.results,
+        frontier,
+        _asked(args, order),
+        machine,
+        alpha=calibrations[0].alpha if calibrations else None,
+    )
+    policies_report.write(record, args.out)
+    print(f"results, plots and contact sheets: {args.out}")
+    if played.contest.cut_short:
+        print(f"underpaint: not complete: {played.contest.cut_short}", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _play(arena: Arena, order: Order, calibration: Calibration | None) -> Match:
+    if calibration is None:
+        return arena.play(order)
+    from underpaint.bench.arena import repository_with
+
+    with repository_with(calibration, arena.repository) as repository:
+        return arena.play(order, repository)
+
+
+def _frontier(arena: Arena, order: Order, calibrations: list[Calibration]) -> list[AlphaPoint]:
+    """Those policies that go by thresholds, under each of these calibrations."""
+    from underpaint.bench.arena import uses_cache
+    from underpaint.bench.policies_report import AlphaPoint
+
+    order = replace(order, policies=tuple(policy for policy in order.policies if uses_cache(policy)))
+    points = []
+    for calibration in calibrations:
+        played = _play(arena, order, calibration)
+        points += [
+            AlphaPoint(calibration.alpha, policy, result)
+            for policy, result in played.results.items()
+            if uses_cache(policy)
+        ]
+        if played.contest.cut_short:
+            break
+    return points
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        by_name(name)
+    return names
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, least in (("requests", 1), ("warm", 0), ("concurrency", 1)):
+        if getattr(args, name) < least:
+            raise InvalidArgument.of(name, getattr(args, name), f"{least} or more")
+    if args.url and args.calibration:
+        raise InvalidArgument.of(
+            "calibration", str(args.calibration[0]), "only without --url: it takes a server of its own"
+        )
+    if args.out.exists() and not args.out.is_dir():
+        raise InvalidArgument.of("out", str(args.out), "a folder; this is a file")
+
+
+def _calibration(path: Path) -> Calibration:
+    try:
+        return Calibration.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidArgument.of(
+            "calibration", str(path), f"a file that underpaint calibrate wrote ({error})"
+        ) from None
+
+
+def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
+    return {
+        "policies": list(order.policies),
+        "requests": order.requests,
+        "seed": order.seed,
+        "warm": order.warm,
+        "concurrency": order.pace.concurrency,
+        "pace": asdict(order.pace),
+        "calibrations": [str(path) for path in args.calibration],
+        "server": args.url or "own",
+        "versions": versions(),
+        "date": now(),
+    }

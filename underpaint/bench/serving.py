@@ -1,0 +1,85 @@
+"""What the benches serve with: a running server, or one of their own with an empty cache."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from underpaint.bench.policies import Paint
+from underpaint.bench.workload import WorkItem
+from underpaint.client.pictures import Picture
+from underpaint.client.prompts import PROMPTS
+from underpaint.client.serving import own_server
+from underpaint.client.sync_client import Client
+from underpaint.deployment import default_repository
+from underpaint.errors import Unsupported
+
+STORE_VARIABLE = "UNDERPAINT_STORE"
+PATIENCE_S = 300.0  # a request that takes longer will never come
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="use this running server (default: start one, with an empty cache)")
+    parser.add_argument(
+        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
+    )
+
+
+@contextmanager
+def server(url: str | None, repository: Path) -> Iterator[str]:
+    """The address of the running server, or of one that is started on ``repository`` with a store of its own."""
+    if url:
+        yield url
+        return
+    store = tempfile.TemporaryDirectory(prefix="underpaint-bench-")
+    with store as folder, _environment(STORE_VARIABLE, folder), own_server(repository) as own:
+        yield own
+
+
+def painter(client: Client) -> Paint:
+    """Serves requests, each policy with a cache of its own that nobody has used before."""
+    run = secrets.token_hex(4)
+
+    def paint(policy: str, item: WorkItem) -> Picture:
+        return client.generate(item.caption, seed=item.seed, policy=policy, tenant=f"bench-{run}-{policy}")
+
+    return paint
+
+
+def variant_painter(client: Client) -> Callable[[str, int], Picture]:
+    """Paints from noise with a variant; the picture is given a running number."""
+
+    def paint(variant: str, number: int) -> Picture:
+        prompt = PROMPTS[number % len(PROMPTS)]
+        return client.generate(prompt, seed=number, variant=variant, policy="vanilla", cache="off")
+
+    return paint
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """What benches import when they run; a package that is missing is named."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("underpaint"):
+            raise  # a defect of ours
+        raise Unsupported(f"needs {error.name}: pip install 'underpaint[bench]'") from None
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
