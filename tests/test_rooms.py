@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "server": VOCABULARY,
     "build": VOCABULARY | {"diffusion", "triton"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
-    "bench": VOCABULARY | {"client", "build"},
+    "bench": VOCABULARY | {"client", "build", "front_door", "policies"},
 }
 
 
