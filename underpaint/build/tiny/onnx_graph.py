@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import struct
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+
+from underpaint.build.tiny.graph_fusions import fuse
 
 OPSET = 20
 WEIGHTS_PREFIX = "weights."  # the graph modules hold their model under this name
@@ -44,6 +47,7 @@ def write_graph(folder: Path, module: nn.Module, inputs: dict[str, torch.Tensor]
     weights = next(folder.glob("*.safetensors"))
     model = point_into(model, weights)
     settle_reshapes(model)
+    fuse(model)
     _remove_traces(model)
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -136,17 +140,27 @@ def _external(name: str, tensor: StoredTensor, location: str) -> TensorProto:
 def settle_reshapes(model: onnx.ModelProto) -> None:
     """Write the shapes of reshapes down, where only the batch is open, instead of computing them at every call.
 
-    A network this small spends a good part of its time on such bookkeeping.
+    A batch that stays the first dimension is written as "what it was" (0), not as "what is left" (-1): only so does
+    onnxruntime know that two tensors are of one batch, and add the one to the other as part of a convolution.
     """
     graph, inferred = model.graph, onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {value.name: _dims(value) for value in inferred.value_info}
+    shapes = {value.name: _dims(value) for value in [*inferred.input, *inferred.value_info]}
     for node in graph.node:
         dims = shapes.get(node.output[0]) if node.op_type == "Reshape" else None
         if dims is not None and sum(dim is None for dim in dims) <= 1:
-            target = np.array([-1 if dim is None else dim for dim in dims], np.int64)
+            left = 0 if _same_batch(shapes.get(node.input[0]), dims) else -1
+            target = np.array([left if dim is None else dim for dim in dims], np.int64)
             node.input[1] = f"{node.output[0]}_shape"
             graph.initializer.append(numpy_helper.from_array(target, node.input[1]))
+            del node.attribute[:]  # allowzero, which would take the 0 literally
     _remove_unused(graph)
+
+
+def _same_batch(before: list[int | None] | None, after: list[int | None]) -> bool:
+    """Whether the open first dimension of a reshaped tensor is that of the tensor before."""
+    if before is None or None in before[1:] or None in after[1:] or (before[0], after[0]) != (None, None):
+        return False
+    return math.prod(before[1:]) == math.prod(after[1:])  # type: ignore[arg-type]
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[int | None]:
