@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "diffusion": VOCABULARY,
     "evidence": VOCABULARY,
     "policies": VOCABULARY | {"evidence"},
-    "front_door": VOCABULARY | {"evidence", "policies"},
-    "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion"},
+    "cache": VOCABULARY,
+    "front_door": VOCABULARY | {"evidence", "policies", "cache"},
+    "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache"},
     "server": VOCABULARY,
     "build": VOCABULARY | {"diffusion", "triton"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
-    "bench": VOCABULARY | {"client", "build", "front_door", "policies"},
+    "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache"},
 }
 
 

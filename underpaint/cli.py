@@ -24,6 +24,7 @@ class Room:
 _ROOMS = (
     Room("underpaint.server.cli", "embedded", ("serve",)),
     Room("underpaint.client.cli", "client", ("generate", "cancel", "policies", "inspect", "demo")),
+    Room("underpaint.cache.cli", "serve", ("cache",)),
     Room("underpaint.build.cli", "build", ("render",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
 )

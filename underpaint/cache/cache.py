@@ -1,0 +1,317 @@
+"""The cache: lookups beside inserts, and what is full gives way.
+
+The index only proposes; what it proposes is looked up in the store, which says whether it is there, in whose scope,
+and how near it really is. So an index that lags behind costs a hit at worst, and never gives a wrong answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from underpaint.cache.entries import Match, NewEntry, check_embedding, check_space, shelves
+from underpaint.cache.errors import CorruptFile, StoreUnavailable
+from underpaint.cache.eviction import Ageing, Evictor, Strategy, Unit
+from underpaint.cache.index import Index
+from underpaint.cache.reader import Vectors
+from underpaint.cache.scope import check_tenant, tenant_of
+from underpaint.cache.store import Departed, Departure, Store, Use
+from underpaint.errors import InvalidArgument, NotFound
+
+LOG = logging.getLogger("underpaint.cache")
+
+_RERANKED = 8
+_MAX_TOP_K = 100
+_USES_KEPT = 100_000  # that wait for the next insert to be counted; of more, the oldest are forgotten
+_REMOVED_AT_A_TIME = 500
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What is held, and what has happened since the cache was opened.
+
+    ``units`` is what ``capacity`` counts: entries, or states under ``lcbfu``. ``hits`` are lookups that found
+    anything at all; whether it is near enough is for a policy to say. ``corrupt`` counts damaged files found.
+    """
+
+    entries: int
+    units: int
+    capacity: int
+    eviction: str
+    file_bytes: int
+    scopes: int
+    lookups: int
+    hits: int
+    fetches: int
+    inserts: int
+    evictions: int
+    corrupt: int
+
+
+class ImageCache:
+    """A cache over one folder. Any thread may call.
+
+    Beside the errors that the methods name, all raise StoreUnavailable where disk or database refuse; nothing has
+    changed then.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        capacity: int = 10_000,
+        eviction: Strategy = Strategy.FIFO,
+        ageing: Ageing | None = None,
+    ) -> None:
+        """Open the store at ``folder``, or begin one; what is beyond ``capacity`` goes.
+
+        Raises StoreUnavailable: not readable, not writable, of another version, or open elsewhere.
+        """
+        self._evictor = Evictor(eviction, capacity, ageing)
+        self._store = Store(folder)
+        self._index = Index()
+        self._lock = threading.RLock()  # of changes; lookups and fetches do without
+        self._uses: deque[tuple[int, int | None]] = deque(maxlen=_USES_KEPT)
+        self._counts: Counter[str] = Counter()
+        self._counts_lock = threading.Lock()
+        try:
+            self._recall()
+        except BaseException:
+            self.close()
+            raise
+
+    def lookup(
+        self, space: str, scope: str, embedding: np.ndarray, top_k: int = 1, max_generation: int | None = None
+    ) -> list[Match]:
+        """The ``top_k`` entries of ``scope`` that are most similar to a text, best first.
+
+        ``space`` says what the text is compared with, ``image`` or ``text``; ``embedding`` is the text's, float32
+        [D], of length 1; entries above ``max_generation`` are passed over. Similarity is the cosine.
+
+        Raises InvalidArgument.
+        """
+        tenant_of(scope)
+        check_space(space)
+        check_embedding("embedding", embedding)
+        if not 1 <= top_k <= _MAX_TOP_K:
+            raise InvalidArgument.of("top_k", top_k, f"1 to {_MAX_TOP_K}")
+        if max_generation is not None and max_generation < 0:
+            raise InvalidArgument.of("max_generation", max_generation, "0 or more")
+        proposed = self._index.search(space, scope, embedding, max(_RERANKED, 2 * top_k), max_generation)
+        candidates = self._store.candidates(proposed, space, scope) if proposed else []
+        matches = [
+            replace(match, similarity=float(vector @ embedding))
+            for match, vector in candidates
+            if len(vector) == len(embedding)
+        ]
+        matches.sort(key=lambda match: (-match.similarity, match.entry_id))
+        self._count("lookups")
+        self._count("hits", bool(matches))
+        return matches[:top_k]
+
+    def fetch_image(self, entry_id: int) -> np.ndarray:
+        """The image of an entry, uint8 [H, W, 3]. Raises NotFound where it has gone or is damaged."""
+        return self._fetch(entry_id, None)
+
+    def fetch_latents(self, entry_id: int, step: int) -> np.ndarray:
+        """Latents after ``step`` steps, float32 [C, h, w]. Raises NotFound where they have gone or are damaged."""
+        return self._fetch(entry_id, step)
+
+    def insert(self, entry: NewEntry) -> int:
+        """Put an entry in, and take out what must make room; returns its id when it is safe.
+
+        Raises:
+            InvalidArgument: its embeddings are of another length than those in its scope.
+            Unavailable: what must stay leaves no room for it.
+        """
+        with self._lock:
+            self._check_dimension(entry)
+            self._count_uses()
+            victims = self._evictor.make_room(self._evictor.cost(entry.steps))
+            try:
+                used = self._evictor.events + 1
+                entry_id, departed = self._store.insert(entry, self._departures(victims), used)
+            except BaseException:
+                self._evictor.restore(victims)
+                raise
+            self._unshelve(departed)
+            self._evictor.add(entry_id, entry.steps, entry.num_inference_steps)
+            self._shelve([_vectors_of(entry_id, entry)])
+            self._count("inserts")
+            self._count("evictions", len(victims))
+            return entry_id
+
+    def pin(self, entry_id: int) -> None:
+        """Never evict this entry, not even after a restart. Raises NotFound."""
+        self._set_pinned(entry_id, True)
+
+    def unpin(self, entry_id: int) -> None:
+        """Let this entry be evicted again. Raises NotFound."""
+        self._set_pinned(entry_id, False)
+
+    def clear(self, tenant: str | None = None, scope: str | None = None) -> int:
+        """Remove the entries of a tenant or scope, or all there are, pinned ones too; how many.
+
+        Raises InvalidArgument for a tenant or scope that cannot be one.
+        """
+        if tenant is not None:
+            check_tenant(tenant)
+        if scope is not None:
+            tenant_of(scope)
+        with self._lock:
+            return self._remove([Departure(each) for each in self._store.entry_ids(tenant, scope)])
+
+    def stats(self) -> CacheStats:
+        return CacheStats(
+            entries=self._store.entry_count,
+            units=self._evictor.size,
+            capacity=self._evictor.capacity,
+            eviction=self._evictor.strategy.value,
+            file_bytes=self._store.file_bytes,
+            scopes=len({scope for _, scope in self._index.sizes()}),
+            lookups=self._counts["lookups"],
+            hits=self._counts["hits"],
+            fetches=self._counts["fetches"],
+            inserts=self._counts["inserts"],
+            evictions=self._counts["evictions"],
+            corrupt=self._counts["corrupt"],
+        )
+
+    def settle(self) -> None:
+        """Wait until every index is arranged as its size asks for; lookups are slower before that."""
+        self._index.settle()
+
+    def close(self) -> None:
+        """Write down what was counted, and let go of the store."""
+        with self._lock:
+            try:
+                self._count_uses()
+            except StoreUnavailable as error:
+                LOG.warning("%s; the latest uses are forgotten", error)
+            self._index.close()
+            self._store.close()
+
+    def __enter__(self) -> ImageCache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # Reading
+
+    def _fetch(self, entry_id: int, step: int | None) -> np.ndarray:
+        try:
+            array = self._store.image(entry_id) if step is None else self._store.latents(entry_id, step)
+        except CorruptFile as error:
+            self._give_up(entry_id, step, error)
+            raise NotFound(f"entry {entry_id}: {error}; it was removed from the cache") from None
+        self._uses.append((entry_id, step))
+        self._count("fetches")
+        return array
+
+    def _give_up(self, entry_id: int, step: int | None, error: CorruptFile) -> None:
+        """Remove what is damaged: latents, or the entry. It is said once, since it is gone then."""
+        with self._lock:
+            whole = step is None or self._evictor.steps_of(entry_id) == (step,)
+            LOG.warning("entry %d: %s; %s", entry_id, error, "it is dropped" if whole else "these latents are dropped")
+            self._count("corrupt")
+            self._unshelve(self._store.remove([Departure(entry_id, None if step is None or whole else (step,))]))
+            self._evictor.discard(entry_id, None if whole else step)
+
+    # Changing; all of this under the lock
+
+    def _recall(self) -> None:
+        """Take up what the store holds, as far as there is room for it now."""
+        for holding in self._store.holdings():
+            self._evictor.add(holding.entry_id, holding.steps, holding.num_inference_steps, holding.past)
+            if holding.pinned:
+                self._evictor.pin(holding.entry_id)
+        victims = self._evictor.make_room(0)
+        self._remove(self._departures(victims))
+        self._count("evictions", len(victims))
+        for batch in self._store.vectors():
+            self._shelve(batch)
+
+    def _departures(self, victims: Iterable[Unit]) -> list[Departure]:
+        """What leaves the store with these units, which have left the evictor."""
+        steps: defaultdict[int, list[int]] = defaultdict(list)
+        for unit in victims:
+            steps[unit.entry_id] += [] if unit.step is None else [unit.step]
+        return [
+            Departure(entry_id, tuple(own) if self._evictor.steps_of(entry_id) else None)
+            for entry_id, own in steps.items()
+        ]
+
+    def _remove(self, departures: Sequence[Departure]) -> int:
+        """Remove from store, index and evictor alike, part by part; how many entries went."""
+        removed = 0
+        for begin in range(0, len(departures), _REMOVED_AT_A_TIME):
+            departed = self._store.remove(departures[begin : begin + _REMOVED_AT_A_TIME])
+            self._unshelve(departed)
+            for each in departed:
+                if each.whole:
+                    self._evictor.discard(each.entry_id)
+                    removed += 1
+        return removed
+
+    def _shelve(self, batch: Iterable[Vectors]) -> None:
+        groups: defaultdict[tuple[str, str, int], list[Vectors]] = defaultdict(list)
+        for each in batch:
+            for space, scope in shelves(each.image_scope, each.latents_scope):
+                groups[space, scope, len(each.of(space))].append(each)
+        for (space, scope, dimension), group in groups.items():
+            if self._index.dimension(space, scope) not in (None, dimension):
+                LOG.warning("%d vectors of %s have another length: run 'underpaint cache verify'", len(group), scope)
+                continue
+            vectors = np.stack([each.of(space) for each in group])
+            self._index.add(space, scope, [e.entry_id for e in group], [e.generation for e in group], vectors)
+
+    def _unshelve(self, departed: Iterable[Departed]) -> None:
+        for each in departed:
+            found_under = shelves(each.image_scope, each.latents_scope)
+            for space, scope in found_under if each.whole else found_under[2:]:
+                self._index.remove(space, scope, each.entry_id, each.generation)
+
+    def _check_dimension(self, entry: NewEntry) -> None:
+        given = len(entry.image_embedding)
+        for space, scope in shelves(entry.image_scope, entry.latents_scope):
+            wanted = self._index.dimension(space, scope)
+            if wanted not in (None, given):
+                raise InvalidArgument.of("embeddings", f"{given} numbers", f"{wanted}, as others in the scope {scope}")
+
+    def _set_pinned(self, entry_id: int, pinned: bool) -> None:
+        with self._lock:
+            if not self._store.pin(entry_id, pinned):
+                raise NotFound(f"entry {entry_id} is not in the cache, or no longer")
+            if pinned:
+                self._evictor.pin(entry_id)
+            else:
+                self._evictor.unpin(entry_id)
+
+    def _count_uses(self) -> None:
+        """Tell evictor and store of the fetches since the last time."""
+        latest: dict[tuple[int, int | None], Use] = {}
+        while self._uses:
+            entry_id, step = key = self._uses.popleft()
+            self._evictor.use(entry_id, step)
+            before = latest[key].count if key in latest else 0
+            latest[key] = Use(entry_id, step, before + 1, self._evictor.events)
+        if latest:
+            self._store.note_uses(list(latest.values()))
+
+    def _count(self, what: str, by: int = 1) -> None:
+        with self._counts_lock:
+            self._counts[what] += by
+
+
+def _vectors_of(entry_id: int, entry: NewEntry) -> Vectors:
+    latents_scope = entry.latents_scope if entry.latents else None
+    return Vectors(
+        entry_id, entry.generation, entry.image_scope, latents_scope, entry.image_embedding, entry.text_embedding
+    )
