@@ -36,6 +36,8 @@ REFUSED = {
     "deep generation": ({"generation": 2**14}, "generation: got 16384; allowed: an integer from 0 to 16383"),
     "source": ({"source": 0}, "source: got 0"),
     "prompt": ({"prompt": None}, "prompt: got None; allowed: a text"),
+    "half a character": ({"prompt": "a \ud83d"}, "prompt: got"),
+    "number for scope": ({"latents_scope": 3}, "scope: got 3"),
     "no latents scope": ({"latents_scope": None}, "latents_scope: got None"),
     "last step": ({"latents": {50: LATENTS}}, "latents: step: got 50; allowed: 1 to 49"),
     "first step": ({"latents": {0: LATENTS}}, "latents: step: got 0"),

@@ -168,8 +168,8 @@ def _check_image(image: np.ndarray) -> None:
 
 
 def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InvalidArgument.of(name, value, "a text")
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidArgument.of(name, value, "a text")  # half of a surrogate pair is none, and no file takes it
 
 
 def _check_integer(name: str, value: object, least: int, most: int = _MAX_INT64) -> None:

@@ -71,9 +71,9 @@ def check_tenant(tenant: object) -> str:
     return tenant
 
 
-def tenant_of(key: str) -> str:
+def tenant_of(key: object) -> str:
     """The tenant that a scope key belongs to. Raises InvalidArgument for what is no key."""
-    matched = _KEY.fullmatch(key)
+    matched = _KEY.fullmatch(key) if isinstance(key, str) else None
     if matched is None:
         raise InvalidArgument.of("scope", key, "<tenant>/<16 hex digits>, as ImageScope.key() and LatentsScope.key()")
     return matched.group(1)
