@@ -261,6 +261,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             sizes=v.sizes,
             schedulers=scheduler_names(_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
             prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
+            weights=_weights(repository, [v.name + part for part in _PARTS]),
         )
         for v in recipe.variants
     }
@@ -285,7 +286,6 @@ def _embeds(shapes: Shapes) -> list[int]:
 
 def _latents(shapes: Shapes, height: int = -1, width: int = -1) -> list[int]:
     return [shapes.latent_channels, height, width]
-            weights=_weights(repository, [v.name + part for part in _PARTS]),
 
 
 def _latent_size(variant: VariantRecipe, shapes: Shapes) -> tuple[int, int]:
