@@ -110,9 +110,13 @@ class Deployment:
         if scheduler not in variant.schedulers:
             allowed = f"{', '.join(variant.schedulers)} with {variant.name}"
             raise InvalidArgument.of("scheduler", scheduler, allowed)
-        # Drawn seeds stay below 2**32, so that a JavaScript caller can send them back unharmed.
-        seed = secrets.randbits(32) if request.seed is None else request.seed
+        seed = draw_seed() if request.seed is None else request.seed
         return Sampling(steps, guidance, scheduler, width, height, seed)
+
+
+def draw_seed() -> int:
+    """A seed for a request without one; below 2**32, so that a JavaScript caller can send it back unharmed."""
+    return secrets.randbits(32)
 
 
 def _size(request: GenerateRequest, variant: Variant) -> tuple[int, int]:

@@ -84,6 +84,11 @@ class GenerateRequest:
     def writes_cache(self) -> bool:
         return self.cache in ("readwrite", "write", "reproducible")
 
+    @property
+    def reproducible(self) -> bool:
+        """Whether nothing but the request may decide what its image is."""
+        return self.cache == "reproducible"
+
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> GenerateRequest:
         """The request in ``raw``, whose keys are field names.

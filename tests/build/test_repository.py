@@ -19,10 +19,12 @@ from underpaint.build.recipes import FamilyRecipe, VariantRecipe, load_recipe
 from underpaint.build.repository import FAMILIES, PIPELINES, render, write
 from underpaint.deployment import FILE_NAME, Deployment, Sampling
 from underpaint.errors import Unavailable
+from underpaint.evidence import Match
 from underpaint.front_door.denoisers import Denoisers
-from underpaint.front_door.pipelines import Errand, paint
+from underpaint.front_door.pipelines import Errand, Job, paint
 from underpaint.front_door.transport import Parameters, Tensors
-from underpaint.policies import Noise, Plan
+from underpaint.policies import CachedImage, CachedLatents, Keep, Noise, Plan
+from underpaint.policies.plan import Start
 from underpaint.requests import GenerateRequest, input_fields
 
 COMMITTED = Path(__file__).resolve().parents[2] / "model_repository"
@@ -333,14 +335,24 @@ def check_call(listener: Listener, config: ModelConfig) -> None:
     assert set(listener.outputs) <= {t.name for t in config.output}
 
 
-def test_ensembles_take_what_the_front_door_sends(configs: Mapping[str, ModelConfig]) -> None:
+@pytest.mark.parametrize("suffix", PIPELINES.values())
+def test_ensembles_take_what_the_front_door_sends(configs: Mapping[str, ModelConfig], suffix: str) -> None:
     for variant in RECIPE.variants:
-        listener, sampling = Listener(), Sampling(5, 3.0, "ddim", 64, 64, 1)
+        config, entry = configs[variant.name + suffix], Match(1, 0.9, "a", variant.name, 1)
+        latents = np.zeros((config.output[1].dims[0], 16, 16), np.float32)
+        starts: dict[str, tuple[Start, np.ndarray | None]] = {
+            "": (Noise(), None),
+            "_refine": (CachedImage(entry, 2), np.zeros((64, 64, 3), np.uint8)),
+            "_resume": (CachedLatents(entry, 2), latents),
+        }
+        start, source = starts[suffix]
+        sampling = Sampling(5, 3.0, "ddim", 64, 64, 1)
+        job = Job(Plan(variant.name, start), GenerateRequest("a"), sampling, source, Keep((3, 4)))
+        listener = Listener()
         with pytest.raises(Unavailable):
-            asyncio.run(
-                paint(listener, Plan(variant.name, Noise()), GenerateRequest("a"), sampling, Errand("mine", 1, 2, 1.0))
-            )
-        check_call(listener, configs[variant.name])
+            asyncio.run(paint(listener, job, Errand("mine", 1, 2, 1.0)))
+        check_call(listener, config)
+        assert "captured_latents" in listener.outputs
 
 
 @pytest.mark.parametrize("question", ["cancel", "peek"])

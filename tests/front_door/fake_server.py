@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tests.front_door.fake_cache import FakeCache
 from underpaint.deployment import Deployment, Variant
 from underpaint.errors import Cancelled, NotFound, Unavailable, UnderpaintError
 from underpaint.front_door.door import DoorLimits, FrontDoor
+from underpaint.front_door.gathering import Patience
 from underpaint.front_door.transport import Parameters, Tensors
+from underpaint.policies import Calibration, Settings, Thresholds
 
 T = TypeVar("T")
 
@@ -26,11 +29,28 @@ LARGE = Variant(
     sizes=((6, 4),),
     schedulers=("ddim", "euler"),
     prompt_tokens=22,
+    weights="w-big",
 )
-SMALL = replace(LARGE, name="little", num_inference_steps=10, prompt_tokens=7)
-DEPLOYMENT = Deployment("two", {"big": LARGE, "little": SMALL}, small="little", large="big")
+SMALL = replace(LARGE, name="little", num_inference_steps=10, prompt_tokens=7, weights="w-little")
+DEPLOYMENT = Deployment("two", {"big": LARGE, "little": SMALL}, small="little", large="big", embedder="clip")
+CALIBRATION = Calibration(
+    embedder="clip",
+    small="w-little",
+    large="w-big",
+    alpha=0.98,
+    modm=Thresholds.of((0.8, 0.6), (0.6, 0.2)),
+    nirvana=Thresholds.of((0.9, 0.5), (0.7, 0.2)),
+    retrieval=Thresholds.of((0.95, 1.0)),
+)
+CALIBRATED = Settings.of(DEPLOYMENT, CALIBRATION)
 LIMITS = DoorLimits(
-    capacity=6, concurrency=3, timeout_s=10.0, attend_every_s=0.005, heartbeat_every_s=0.005, heartbeats_missed=2
+    capacity=6,
+    concurrency=3,
+    timeout_s=10.0,
+    attend_every_s=0.005,
+    heartbeat_every_s=0.005,
+    heartbeats_missed=2,
+    patience=Patience(embed_s=5.0, lookup_s=5.0, fetch_s=5.0),
 )
 PATIENCE_S = 20.0  # of a test, before it calls a deadlock a deadlock
 FAR_PAST_NS = 0
@@ -59,9 +79,10 @@ class FakeServer:
         slow: variants that paint until ``finish`` is called.
         dead: variants whose denoiser answers nothing, and ``death`` what comes of asking it.
         alive_since_ns: of every denoiser's process.
-        failure: what every ensemble raises.
+        failure: what every ensemble raises; ``refusals``: what some of them do.
         prompt_tokens, negative_tokens: what every tokenizer counts.
         elsewhere: request ids that the denoiser of ``big`` got through another front door.
+        cache: the cache and the embedders.
         calls: of ensembles, in order.
         asked: (variant, op, request id) of every question to a denoiser.
     """
@@ -71,9 +92,11 @@ class FakeServer:
     death: UnderpaintError = field(default_factory=lambda: Unavailable("the denoiser did not answer within 2.0 s"))
     alive_since_ns: int = FAR_PAST_NS
     failure: BaseException | None = None
+    refusals: dict[str, UnderpaintError] = field(default_factory=dict)
     prompt_tokens: int = 5
     negative_tokens: int = 0
     elsewhere: set[str] = field(default_factory=set)
+    cache: FakeCache = field(default_factory=FakeCache)
     calls: list[Call] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     most_at_once: int = 0
@@ -94,6 +117,8 @@ class FakeServer:
             for _ in range(5):  # an answer takes its time, and others may get theirs before it
                 await asyncio.sleep(0)
             return answer
+        if model in self.cache.models:
+            return await self.cache.infer(model, inputs)
         if model.endswith("_vae_decoder"):
             return {"image": np.full((1, 4, 6, 3), int(inputs["latents"].flat[0]), np.uint8)}
         return await self._ensemble(Call(model, dict(inputs), tuple(outputs), timeout_s, given))
@@ -118,6 +143,8 @@ class FakeServer:
         self.calls.append(call)
         if self.failure is not None:
             raise self.failure
+        if call.model in self.refusals:
+            raise self.refusals[call.model]
         arrived_ns = time.monotonic_ns()
         done = self._painting[call.request_id] = asyncio.get_running_loop().create_future()
         self.most_at_once = max(self.most_at_once, len(self._painting))
@@ -130,14 +157,19 @@ class FakeServer:
         finally:
             del self._painting[call.request_id]
         times = [arrived_ns, arrived_ns + 1_000_000, arrived_ns + 3_000_000]
-        return {
-            "image": np.full(
-                (1, call.inputs["height"].item(), call.inputs["width"].item(), 3), len(self.calls), np.uint8
-            ),
+        skipped = call.inputs["start_step"].item() if "start_step" in call.inputs else 0
+        captured = call.inputs.get("capture_steps", np.empty((1, 0), np.int32))
+        size = call.inputs["height"].item(), call.inputs["width"].item()
+        outputs = {
+            "image": np.full((1, *size, 3), len(self.calls), np.uint8),
             "prompt_tokens": np.array([[self.prompt_tokens, self.negative_tokens]], np.int32),
             "timings_ns": np.array([times], np.int64),
-            "steps_run": call.inputs["num_inference_steps"],
+            "steps_run": call.inputs["num_inference_steps"] - np.int32(skipped),
+            "captured_latents": captured.reshape(1, -1, 1, 1, 1) * np.ones((1, 1, 2, 2, 3), np.float32),
         }
+        if call.model.endswith("_refine"):
+            outputs["refined_image"] = outputs.pop("image")
+        return {name: outputs[name] for name in call.outputs}
 
     def _denoiser(self, variant: str, op: str, request_id: str) -> dict[str, np.ndarray]:
         self.asked.append((variant, op, request_id))
@@ -145,8 +177,9 @@ class FakeServer:
             raise self.death
         if op == "heartbeat":
             return {"alive_since_ns": np.array([[self.alive_since_ns]], np.int64)}
+        models = (variant, f"{variant}_refine", f"{variant}_resume")
         here = (
-            any(c.request_id == request_id and c.model == variant for c in self.calls) and request_id in self._painting
+            any(c.request_id == request_id and c.model in models for c in self.calls) and request_id in self._painting
         )
         if not here and not (variant == "big" and request_id in self.elsewhere):
             raise NotFound(f"request_id: {request_id!r} is not being denoised here")
@@ -155,8 +188,9 @@ class FakeServer:
         return {"progress": np.array([[3, 25]], np.int32), "latents": np.full((1, 2, 2, 2), 7, np.float32)}
 
 
-def open_door(server: FakeServer, **limits: Any) -> FrontDoor:
-    return FrontDoor(DEPLOYMENT, server, replace(LIMITS, **limits))
+def open_door(server: FakeServer, settings: Settings | None = None, **limits: Any) -> FrontDoor:
+    """Where ``settings`` are not given, nothing is calibrated."""
+    return FrontDoor(DEPLOYMENT, server, replace(LIMITS, **limits), settings, log=server.cache.log.append)
 
 
 def run(test: Coroutine[Any, Any, T]) -> T:

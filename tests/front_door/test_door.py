@@ -24,8 +24,8 @@ from underpaint.errors import (
 )
 from underpaint.evidence import Evidence
 from underpaint.front_door.door import FrontDoor
-from underpaint.front_door.outcome import Reply
-from underpaint.policies import POLICIES, Accept, Escalate, Noise, Plan, Settings, Verdict
+from underpaint.front_door.reply import Reply
+from underpaint.policies import POLICIES, Accept, Escalate, Noise, Plan, Policy, Settings, Verdict
 from underpaint.requests import GenerateRequest
 
 SLOW = frozenset({"big"})
@@ -494,7 +494,7 @@ def test_nobody_is_asked_for_a_pulse_who_owes_nothing() -> None:
 # Escalation ---------------------------------------------------------------------------------------------------------
 
 
-class SmallFirst:
+class SmallFirst(Policy):
     """Paints with the small variant, likes nothing that it paints, and keeps what it saw."""
 
     name = "small_first"

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from underpaint.front_door.outcome import Outcome, Timings
+from underpaint.front_door.outcome import Outcome, Source, Timings
 from underpaint.images import read_metadata, to_png
 from underpaint.requests import GenerateRequest
 
@@ -25,8 +25,10 @@ OUTCOME = Outcome(
     guidance_scale=3.0,
     width=64,
     height=64,
-    timings_ms=Timings(1.0, 2.0, 3.0, 4.0, 5.0, 15.0),
+    timings_ms=Timings(1.0, 2.0, 3.0, 4.0, 5.0, 15.75, embed=0.5, lookup=0.25),
     warnings=("prompt: 30 tokens",),
+    source=Source(7, 0.75, 10, "a disc", "tiny-s", 3),
+    generation=1,
 )
 
 
@@ -40,8 +42,12 @@ def test_the_report_is_readable_json() -> None:
         "queue": 3.0,
         "denoise": 4.0,
         "decode": 5.0,
-        "total": 15.0,
+        "total": 15.75,
+        "embed": 0.5,
+        "lookup": 0.25,
+        "fetch": 0.0,
     }
+    assert raw["source"]["similarity"] == 0.75
     assert raw["warnings"] == ["prompt: 30 tokens"]
     assert raw["seed"] == 2**63 - 1
 
@@ -60,8 +66,19 @@ def test_a_report_comes_back_from_its_json() -> None:
     assert Outcome.from_json(OUTCOME.to_json().encode()) == OUTCOME
 
 
+def test_a_report_of_an_older_server_is_read_too() -> None:
+    raw = json.loads(OUTCOME.to_json())
+    for name in ("source", "miss", "generation"):
+        del raw[name]
+    for name in ("embed", "lookup", "fetch"):
+        del raw["timings_ms"][name]
+    outcome = Outcome.from_json(json.dumps(raw))
+    assert (outcome.source, outcome.miss, outcome.generation, outcome.timings_ms.lookup) == (None, None, 0, 0.0)
+
+
 def test_a_report_of_a_newer_server_is_read_too() -> None:
     raw = json.loads(OUTCOME.to_json())
-    raw["similarity"] = 0.9
-    raw["timings_ms"]["lookup"] = 0.1
+    raw["score"] = 0.9
+    raw["timings_ms"]["judge"] = 0.1
+    raw["source"]["distance"] = 0.1
     assert Outcome.from_json(json.dumps(raw)) == OUTCOME

@@ -1,6 +1,6 @@
-"""The front door: one image a request, from the request to a reply.
+"""The front door: one image a request, from the request to a reply, and what is remembered of it.
 
-    validate → evidence → plan → paint → after → reply
+    validate → evidence → plan → prepare → paint → after → reply → remember
 
 Everything here runs on one event loop, so the state below needs no locks.
 """
@@ -8,28 +8,36 @@ Everything here runs on one event loop, so the state below needs no locks.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from underpaint import policies
-from underpaint.deployment import Deployment, Sampling
-from underpaint.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable, UnderpaintError
-from underpaint.evidence import Evidence
+from underpaint.deployment import Deployment, Sampling, draw_seed
+from underpaint.errors import InvalidArgument, NotFound
+from underpaint.evidence import Absence, Miss
+from underpaint.front_door.attendance import Attendant
+from underpaint.front_door.cache_client import CacheClient
+from underpaint.front_door.complaints import Complaints
+from underpaint.front_door.costs import Costs
 from underpaint.front_door.denoisers import Denoisers
-from underpaint.front_door.outcome import Outcome, Reply, Timings
-from underpaint.front_door.pipelines import Errand, Painting, paint
+from underpaint.front_door.embedders import Embedders
+from underpaint.front_door.foresight import Foresight
+from underpaint.front_door.gathering import Gatherer, Patience
+from underpaint.front_door.memory import Memory
+from underpaint.front_door.pipelines import Job, Painting, paint
 from underpaint.front_door.registry import Registry, Visit
+from underpaint.front_door.reply import Reply, reply_to
+from underpaint.front_door.sources import SourceLost, Sources
+from underpaint.front_door.tally import Tally
 from underpaint.front_door.transport import Transport
 from underpaint.front_door.turnstile import Turnstile
-from underpaint.policies import Escalate, Plan, Settings
+from underpaint.policies import Escalate, Finished, Noise, Plan, Policy, Settings
 from underpaint.requests import GenerateRequest
 
-Answer = TypeVar("Answer")
-_GRACE_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class DoorLimits:
     """How many requests may be here, how many may call ensembles at once, and how long anything may take.
 
     Triton gives a Python process 32 threads for calls to other models unless told otherwise; what the ensembles leave
-    of them is for cancellations, peeks and heartbeats.
+    of them is for embedders and cache, cancellations, peeks and heartbeats.
     """
 
     capacity: int = 256
@@ -46,18 +54,40 @@ class DoorLimits:
     attend_every_s: float = 0.25
     heartbeat_every_s: float = 1.0
     heartbeats_missed: int = 2
+    patience: Patience = field(default_factory=Patience)
 
 
 class FrontDoor:
-    """Serves requests by calling other models through a transport."""
+    """Serves requests by calling other models through a transport.
 
-    def __init__(self, deployment: Deployment, transport: Transport, limits: DoorLimits | None = None) -> None:
+    Attributes:
+        denoisers: for those who want to see a request's progress.
+        tally: what has been done so far.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        transport: Transport,
+        limits: DoorLimits | None = None,
+        settings: Settings | None = None,
+        log: Callable[[str], None] = _log.warning,
+    ) -> None:
+        """Without ``settings`` nothing is calibrated. ``log`` gets a line now and then when something is wrong."""
         self._deployment, self._transport = deployment, transport
         self._limits = limits or DoorLimits()
-        self._settings = Settings(small=deployment.small, large=deployment.large)
+        self._settings = settings or Settings.of(deployment)
         self._registry = Registry(self._limits.capacity)
         self._painters = Turnstile(self._limits.concurrency)
         self.denoisers = Denoisers(transport)
+        self.tally = Tally()
+        self._attendant = Attendant(self.denoisers, self._limits.timeout_s, self._limits.attend_every_s)
+        self._costs, complaints, patience = Costs(), Complaints(log), self._limits.patience
+        embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
+        foresight = Foresight(self.tally)
+        self._gatherer = Gatherer(deployment, embedders, foresight, cache, self._costs, patience, complaints)
+        self._sources = Sources(cache, self._costs, patience.fetch_s, complaints)
+        self._memory = Memory(embedders, cache, self.tally, complaints)
 
     async def serve(self, request: GenerateRequest, hung_up: Callable[[], bool] = lambda: False) -> Reply:
         """Serve one request. ``hung_up`` tells whether the caller has gone; it is asked now and then.
@@ -65,19 +95,42 @@ class FrontDoor:
         Raises:
             UnderpaintError: with the status that the caller gets.
         """
-        policy = self._validate(request)
+        policy, settings = self._validate(request), self._settings
+        # A seed of its own from the beginning: whatever is painted again starts from the same noise.
+        request = replace(request, seed=draw_seed() if request.seed is None else request.seed)
         with self._registry.admit(_visit(request, hung_up)) as visit:
-            evidence = Evidence(in_flight=len(self._registry), time_left_s=visit.time_left_s())
-            plan = policy.plan(request, evidence, self._settings)
+            gathering = self._gatherer.gather(policy, request, settings, visit, in_flight=len(self._registry))
+            evidence = await self._attendant.attend(gathering, visit)
+            plan = policy.plan(request, evidence, settings)
             while True:
-                sampling = self._deployment.sampling(request, self._deployment.variant(plan.variant))
-                request = replace(request, seed=sampling.seed)  # if it is painted again, then from the same noise
-                painting = await self._attend(self._paint(plan, request, sampling, visit), visit)
-                verdict = policy.after(plan, score=None, time_left_s=visit.time_left_s(), settings=self._settings)
+                try:
+                    job = await self._attendant.attend(self._prepare(policy, plan, request, settings, visit), visit)
+                    painting = await self._attendant.attend(self._paint(job, visit), visit)
+                except SourceLost as lost:  # a request can always do without
+                    evidence = evidence.without_matches(lost.absence)
+                    plan = policy.plan(request, evidence, settings)
+                    continue
+                time_left_s = None if request.reproducible else visit.time_left_s()
+                verdict = policy.after(plan, score=None, time_left_s=time_left_s, settings=settings)
                 if not isinstance(verdict, Escalate):
                     break
                 plan = verdict.plan
-        return Reply(painting.image, self._report(request, policy.name, plan, sampling, painting, visit))
+        reply = reply_to(visit, policy, evidence, job, painting, self._deployment)
+        self.tally.count(reply.outcome)
+        return reply
+
+    def remember(self, reply: Reply) -> None:
+        """To be called once the reply has been sent: what is worth it goes into the cache, in the background."""
+        if reply.keepsake is not None:
+            self._memory.remember(reply.keepsake)
+
+    async def drain(self, within_s: float) -> None:
+        """Wait until all that is to be remembered is, before the door closes."""
+        await self._memory.drain(within_s)
+
+    def adopt(self, settings: Settings) -> None:
+        """From the next request on."""
+        self._settings = settings
 
     async def cancel(self, request_id: str) -> None:
         """Withdraw a request by its id, wherever it is.
@@ -119,112 +172,56 @@ class FrontDoor:
         """The variant that works on a request at the moment, if any does."""
         return self._registry.variant_of(request_id)
 
-    def _validate(self, request: GenerateRequest) -> policies.Policy:
+    # The stages -------------------------------------------------------------------------------------------------
+
+    def _validate(self, request: GenerateRequest) -> Policy:
         """Check what can be known to be wrong before any work is done."""
         if request.variant is not None:
             self._deployment.sampling(request, self._deployment.variant(request.variant))
         return policies.by_name(request.policy or self._deployment.default_policy)
 
-    # Running a plan ---------------------------------------------------------------------------------------------
+    async def _prepare(
+        self, policy: Policy, plan: Plan, request: GenerateRequest, settings: Settings, visit: Visit
+    ) -> Job:
+        """Fill in what the plan leaves open, and fetch what it starts from. Raises SourceLost."""
+        sampling = self._sampling(plan, request, settings)
+        source = await self._sources.fetch(plan.start, sampling, visit)
+        remembers = request.writes_cache and self._deployment.embedder
+        return Job(plan, request, sampling, source, policy.keep(request, plan, settings) if remembers else None)
 
-    async def _paint(self, plan: Plan, request: GenerateRequest, sampling: Sampling, visit: Visit) -> Painting:
-        """Wait for a place among those who paint, and paint."""
+    async def _paint(self, job: Job, visit: Visit) -> Painting:
+        """Wait for a place among those who paint, and paint. Raises SourceLost."""
+        if isinstance(job.plan.start, Finished) and job.source is not None:
+            return Painting.finished(job.source)
         async with self._painters.place(visit.due_ns):
-            visit.paint_with(plan.variant)
+            visit.paint_with(job.plan.variant)
             try:
-                return await paint(self._transport, plan, request, sampling, self._errand(visit))
+                painting = await paint(self._transport, job, self._attendant.errand(visit))
+            except InvalidArgument as refused:
+                if job.source is None:
+                    raise
+                raise SourceLost(Absence(Miss.BROKEN, str(refused))) from refused
             finally:
                 visit.variant = None
+        if painting.step_ms is not None:
+            self._costs.step(job.plan.variant, painting.step_ms)
+        return painting
 
-    async def _attend(self, work: Coroutine[None, None, Answer], visit: Visit) -> Answer:
-        """Wait for ``work``, but no longer than the caller, the deadline and the denoiser last."""
-        task = asyncio.ensure_future(work)
+    def _sampling(self, plan: Plan, request: GenerateRequest, settings: Settings) -> Sampling:
+        """How the plan's variant samples the request. Raises SourceLost where it cannot, but another one could."""
+        variant = self._deployment.variant(plan.variant)
+        if isinstance(plan.start, Noise):
+            return self._deployment.sampling(request, variant)
+        # What is reused was looked up in the size that the request has with the variant of its miss.
+        size_of = self._deployment.variant(request.variant or settings.large)
         try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=self._limits.attend_every_s)
-                if not task.done():
-                    await self._check(visit)
-        except BaseException:
-            task.cancel()
-            raise
-        return task.result()
-
-    async def _check(self, visit: Visit) -> None:
-        """Raise if there is no point in waiting any longer."""
-        left = visit.time_left_s()
-        if visit.stranded:
-            raise Unavailable(f"{visit.variant}_denoiser stopped answering and is being restarted; try again")
-        if visit.cancelled() or (left is not None and left < -self._limits.attend_every_s):
-            if visit.variant is not None:
-                with suppress(UnderpaintError):  # the caller's own reason comes first
-                    await self.denoisers.cancel(visit.variant, visit.request_id)
-            if visit.cancelled():
-                raise Cancelled(f"request {visit.request_id} was cancelled")
-            raise DeadlineExceeded(f"deadline passed before {visit.variant or 'any variant'} was done")
-
-    def _errand(self, visit: Visit) -> Errand:
-        """Until when this may take. The denoiser is told, so that it does not paint on for nobody."""
-        latest_ns = time.monotonic_ns() + int(self._limits.timeout_s * 1e9)
-        deadline_ns = latest_ns if visit.deadline_ns is None else min(visit.deadline_ns, latest_ns)
-        left_s = max(deadline_ns - time.monotonic_ns(), 0) / 1e9
-        # The denoiser ends a request at its deadline by itself; the timeout is for the case that it cannot.
-        return Errand(visit.request_id, visit.arrived_ns, deadline_ns, left_s + _GRACE_S)
-
-    # Reporting --------------------------------------------------------------------------------------------------
-
-    def _report(
-        self,
-        request: GenerateRequest,
-        policy: str,
-        plan: Plan,
-        sampling: Sampling,
-        painting: Painting,
-        visit: Visit,
-    ) -> Outcome:
-        return Outcome(
-            request_id=visit.request_id,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            policy=policy,
-            variant=plan.variant,
-            start=plan.start.name,
-            seed=sampling.seed,
-            scheduler=sampling.scheduler,
-            num_inference_steps=sampling.num_inference_steps,
-            steps_run=painting.steps_run,
-            steps_skipped=sampling.num_inference_steps - painting.steps_run,
-            guidance_scale=sampling.guidance_scale,
-            width=sampling.width,
-            height=sampling.height,
-            timings_ms=_timings(painting, visit),
-            warnings=self._warnings(plan, painting),
-        )
-
-    def _warnings(self, plan: Plan, painting: Painting) -> tuple[str, ...]:
-        limit = self._deployment.variant(plan.variant).prompt_tokens
-        counts = zip(("prompt", "negative_prompt"), painting.prompt_tokens, strict=True)
-        return tuple(
-            f"{name}: {count} tokens, of which {plan.variant} reads the first {limit}"
-            for name, count in counts
-            if count > limit
-        )
+            sized = self._deployment.sampling(request, size_of)
+            return self._deployment.sampling(replace(request, width=sized.width, height=sized.height), variant)
+        except InvalidArgument as unfit:
+            raise SourceLost(Absence(Miss.UNFIT)) from unfit
 
 
 def _visit(request: GenerateRequest, hung_up: Callable[[], bool]) -> Visit:
     arrived_ns = time.monotonic_ns()
     deadline_ns = None if request.deadline_ms is None else arrived_ns + request.deadline_ms * 1_000_000
     return Visit(request.request_id or uuid.uuid4().hex, arrived_ns, deadline_ns, hung_up)
-
-
-def _timings(painting: Painting, visit: Visit) -> Timings:
-    def ms(start_ns: int, end_ns: int) -> float:
-        return round((end_ns - start_ns) / 1e6, 3)
-
-    return Timings(
-        admission=ms(visit.arrived_ns, painting.called_ns),
-        encode=ms(painting.called_ns, painting.arrived_ns),
-        queue=ms(painting.arrived_ns, painting.started_ns),
-        denoise=ms(painting.started_ns, painting.finished_ns),
-        decode=ms(painting.finished_ns, painting.painted_ns),
-        total=ms(visit.arrived_ns, painting.painted_ns),
-    )

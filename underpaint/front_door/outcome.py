@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds in each stage, in the order in which a request goes through them.
+    """Milliseconds in each stage.
 
-    ``admission``: waiting for the front door and planning; ``encode``: tokenizer and text encoder; ``queue``: waiting
-    for the first UNet call; ``denoise``: first to last step; ``decode``: latents to pixels.
+    In the order in which a request goes through them: ``embed``: its prompt; ``lookup``: in the cache; ``fetch``: of
+    what it starts from; ``admission``: waiting for the front door and planning, in between; ``encode``: tokenizer and
+    text encoder; ``queue``: waiting for the first UNet call; ``denoise``: first to last step; ``decode``: latents to
+    pixels.
     """
 
     admission: float
@@ -24,11 +24,36 @@ class Timings:
     denoise: float
     decode: float
     total: float
+    embed: float = 0.0
+    lookup: float = 0.0
+    fetch: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """The entry of the cache that an image was made from.
+
+    ``similarity`` is the cosine that it was chosen by; ``skip`` counts the steps that did not have to be run;
+    ``prompt``, ``variant`` and ``seed`` are what the entry was painted with.
+    """
+
+    entry_id: int
+    similarity: float
+    skip: int
+    prompt: str
+    variant: str
+    seed: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The report that comes with every image. Names as in the request."""
+    """The report that comes with every image. Names as in the request.
+
+    ``start`` is ``noise``, ``cached_image``, ``cached_latents`` or ``finished``, and ``source`` what it was; ``miss``
+    says why there is none although the policy looks for one (``evidence.Miss``). ``generation``: 0 for an image that
+    was painted from noise, else one more than its source's. ``variant`` painted it or, where it was finished, would
+    have.
+    """
 
     request_id: str
     prompt: str
@@ -46,6 +71,9 @@ class Outcome:
     height: int
     timings_ms: Timings
     warnings: tuple[str, ...] = ()
+    source: Source | None = None
+    miss: str | None = None
+    generation: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -53,23 +81,16 @@ class Outcome:
     @classmethod
     def from_json(cls, text: str | bytes) -> Outcome:
         """What :meth:`to_json` wrote. Names that a newer server added are left out."""
-        raw = json.loads(text)
-        timings = Timings(**_known(Timings, raw["timings_ms"]))
-        return cls(**{**_known(cls, raw), "timings_ms": timings, "warnings": tuple(raw["warnings"])})
+        raw = _known(cls, json.loads(text))
+        raw["timings_ms"] = Timings(**_known(Timings, raw["timings_ms"]))
+        raw["source"] = Source(**_known(Source, raw["source"])) if raw.get("source") else None
+        return cls(**{**raw, "warnings": tuple(raw["warnings"])})
 
     def metadata(self) -> dict[str, Any]:
         """What a PNG should say of itself: enough to paint it again, without the measurements."""
         report = asdict(self)
-        return {name: report[name] for name in report if name not in ("timings_ms", "warnings")}
+        return {n: value for n, value in report.items() if n not in ("timings_ms", "warnings") and value is not None}
 
 
-@dataclass(frozen=True, eq=False)
-class Reply:
-    """An image, uint8 [H, W, 3], and its report."""
-
-    image: np.ndarray
-    outcome: Outcome
-
-
-def _known(cls: type[Outcome | Timings], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _known(cls: type[Outcome | Timings | Source], raw: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}

@@ -1,18 +1,53 @@
-"""A plan becomes one call of one ensemble."""
+"""A plan, made concrete, becomes one call of one ensemble."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from underpaint.deployment import Sampling
-from underpaint.front_door.transport import Parameters, Tensors, Transport
-from underpaint.policies import Plan
+from underpaint.front_door.cache_client import Captured
+from underpaint.front_door.transport import Parameters, Transport
+from underpaint.policies import CachedImage, CachedLatents, Keep, Plan
 from underpaint.requests import GenerateRequest
 
-_OUTPUTS = ("image", "prompt_tokens", "timings_ns", "steps_run")
+_OUTPUTS = ("prompt_tokens", "timings_ns", "steps_run")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A plan with all that its execution needs.
+
+    ``source``: what the plan starts from, an image uint8 [H, W, 3] or latents float32 [C, h, w]; None for noise.
+    ``keep``: what the cache should have of it.
+    """
+
+    plan: Plan
+    request: GenerateRequest
+    sampling: Sampling
+    source: np.ndarray | None = None
+    keep: Keep | None = None
+
+    @property
+    def capture_steps(self) -> tuple[int, ...]:
+        """Latents are to be captured before each of these, rising."""
+        return self.keep.steps if self.keep else ()
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One run of a plan: under which id the denoiser knows it, when the request came, and when the denoiser drops it.
+
+    Times are monotonic nanoseconds; ``timeout_s`` is how long to wait for an answer.
+    """
+
+    request_id: str
+    arrived_ns: int
+    deadline_ns: int
+    timeout_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,36 +67,37 @@ class Painting:
     started_ns: int
     finished_ns: int
     painted_ns: int
+    captured: Captured | None = None
+
+    @classmethod
+    def finished(cls, image: np.ndarray) -> Painting:
+        """An image that was painted before: nothing is called, no time passes."""
+        now_ns = time.monotonic_ns()
+        return cls(image, (0, 0), 0, now_ns, now_ns, now_ns, now_ns, now_ns)
+
+    @property
+    def step_ms(self) -> float | None:
+        """Milliseconds a denoising step took, if any was made."""
+        return (self.finished_ns - self.started_ns) / self.steps_run / 1e6 if self.steps_run else None
 
 
-@dataclass(frozen=True)
-class Errand:
-    """One run of a plan: under which id the denoiser knows it, when the request came, and when the denoiser drops it.
-
-    Times are monotonic nanoseconds; ``timeout_s`` is how long to wait for an answer.
-    """
-
-    request_id: str
-    arrived_ns: int
-    deadline_ns: int
-    timeout_s: float
-
-
-async def paint(
-    transport: Transport, plan: Plan, request: GenerateRequest, sampling: Sampling, errand: Errand
-) -> Painting:
-    """Run ``plan`` from text to image."""
+async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
+    """Run a job from text, and from what its plan starts from, to an image."""
     called_ns = time.monotonic_ns()
     parameters: Parameters = {
         "request_id": errand.request_id,
         "called_ns": errand.arrived_ns,
         "deadline_ns": errand.deadline_ns,
     }
-    inputs = _inputs(request, sampling)
-    outputs = await transport.infer(plan.variant, inputs, _OUTPUTS, errand.timeout_s, parameters)
+    pipeline = _pipeline(job)
+    wanted = [pipeline.image, *_OUTPUTS, *(["captured_latents"] if job.capture_steps else [])]
+    inputs = {**_inputs(job.request, job.sampling), **pipeline.inputs}
+    if job.capture_steps:
+        inputs["capture_steps"] = _batch(job.capture_steps, np.int32)
+    outputs = await transport.infer(pipeline.model, inputs, wanted, errand.timeout_s, parameters)
     arrived_ns, started_ns, finished_ns = (int(t) for t in outputs["timings_ns"].reshape(-1))
     return Painting(
-        image=outputs["image"][0],
+        image=outputs[pipeline.image][0],
         prompt_tokens=tuple(int(count) for count in outputs["prompt_tokens"].reshape(2)),
         steps_run=int(outputs["steps_run"].item()),
         called_ns=called_ns,
@@ -69,22 +105,45 @@ async def paint(
         started_ns=started_ns,
         finished_ns=finished_ns,
         painted_ns=time.monotonic_ns(),
+        captured=Captured(job.capture_steps, outputs["captured_latents"][0]) if job.capture_steps else None,
     )
 
 
-def _inputs(request: GenerateRequest, sampling: Sampling) -> Tensors:
-    """The ensemble's inputs, each with its batch dimension of 1."""
+@dataclass(frozen=True, eq=False)
+class _Pipeline:
+    """An ensemble, what it wants beyond what all of them do, and how it calls its image."""
 
-    def one(value: object, dtype: type) -> np.ndarray:
-        return np.array([[value]], dtype=dtype)
+    model: str
+    image: str
+    inputs: dict[str, np.ndarray]
 
+
+def _pipeline(job: Job) -> _Pipeline:
+    variant = job.plan.variant
+    match job.plan.start, job.source:
+        case CachedImage(_, skip), np.ndarray() as image:
+            inputs = {"image": image[None], "start_step": _batch([skip], np.int32)}
+            return _Pipeline(f"{variant}_refine", "refined_image", inputs)
+        case CachedLatents(_, step), np.ndarray() as latents:
+            inputs = {"start_latents": latents[None], "start_step": _batch([step], np.int32)}
+            return _Pipeline(f"{variant}_resume", "image", inputs)
+        case _:
+            return _Pipeline(variant, "image", {})
+
+
+def _inputs(request: GenerateRequest, sampling: Sampling) -> dict[str, np.ndarray]:
     return {
-        "prompt": one(request.prompt.encode(), np.object_),
-        "negative_prompt": one(request.negative_prompt.encode(), np.object_),
-        "seed": one(sampling.seed, np.int64),
-        "num_inference_steps": one(sampling.num_inference_steps, np.int32),
-        "guidance_scale": one(sampling.guidance_scale, np.float32),
-        "scheduler": one(sampling.scheduler.encode(), np.object_),
-        "height": one(sampling.height, np.int32),
-        "width": one(sampling.width, np.int32),
+        "prompt": _batch([request.prompt.encode()], np.object_),
+        "negative_prompt": _batch([request.negative_prompt.encode()], np.object_),
+        "seed": _batch([sampling.seed], np.int64),
+        "num_inference_steps": _batch([sampling.num_inference_steps], np.int32),
+        "guidance_scale": _batch([sampling.guidance_scale], np.float32),
+        "scheduler": _batch([sampling.scheduler.encode()], np.object_),
+        "height": _batch([sampling.height], np.int32),
+        "width": _batch([sampling.width], np.int32),
     }
+
+
+def _batch(values: Sequence[object], dtype: type) -> np.ndarray:
+    """[1, len(values)]: a batch of one."""
+    return np.array([values], dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class Visit:
         variant, painting_since_ns: which denoiser works on it at the moment, if any, and since when.
         withdrawn: cancelled by id.
         stranded: its denoiser has stopped answering.
+        spent_ns: nanoseconds in stages that not every request goes through, by name (see ``outcome.Timings``).
     """
 
     request_id: str
@@ -33,6 +35,7 @@ class Visit:
     painting_since_ns: int = field(default=0, init=False)
     withdrawn: bool = field(default=False, init=False)
     stranded: bool = field(default=False, init=False)
+    spent_ns: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def due_ns(self) -> int:
@@ -43,6 +46,15 @@ class Visit:
     def paint_with(self, variant: str) -> None:
         """From now on ``variant`` works on it."""
         self.variant, self.painting_since_ns = variant, time.monotonic_ns()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of the ``with`` block as spent in ``stage``."""
+        started_ns = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.spent_ns[stage] += time.monotonic_ns() - started_ns
 
     def cancelled(self) -> bool:
         return self.withdrawn or self.hung_up()

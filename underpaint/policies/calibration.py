@@ -21,6 +21,10 @@ FILE_NAME = "calibration.json"
 _REMEDY = "run `underpaint calibrate`"
 
 
+class BrokenCalibration(InvalidArgument):
+    """calibration.json is there, but makes no sense."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """How similar is similar enough, for one embedder and one pair of variants.
@@ -67,7 +71,7 @@ class Calibration:
         """Read ``calibration.json`` from a model's version directory; None where there is none.
 
         Raises:
-            InvalidArgument: it is not JSON, a name is missing or unknown, or a value is not allowed.
+            BrokenCalibration: it is not JSON, a name is missing or unknown, or a value is not allowed.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -75,7 +79,7 @@ class Calibration:
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except (ValueError, TypeError, KeyError, InvalidArgument) as error:
-            raise InvalidArgument(f"{path}: {error}; {_REMEDY}") from None
+            raise BrokenCalibration(f"{path}: {error}; {_REMEDY}") from None
 
     def save(self, folder: Path) -> Path:
         """Write ``calibration.json`` into a folder; whoever reads it meanwhile sees the old file or the new one."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 from underpaint.evidence import Evidence, Match, Needs
-from underpaint.policies.calibration import Calibration
+from underpaint.policies.calibration import Calibration, problem
 from underpaint.policies.thresholds import NEVER, Thresholds
 from underpaint.requests import GenerateRequest
 
@@ -119,6 +120,19 @@ class Settings:
             raise InvalidArgument.of("max_generation", self.max_generation, "1 or more")
         if not 0 <= self.small_share <= 1:
             raise InvalidArgument.of("small_share", self.small_share, "a share, 0 to 1")
+
+    @classmethod
+    def of(cls, deployment: Deployment, calibration: Calibration | None = None, **decided: Any) -> Settings:
+        """The settings of a deployment; a calibration that does not speak for it is left out."""
+        uncalibrated = problem(calibration, deployment)
+        return cls(
+            small=deployment.small,
+            large=deployment.large,
+            default_steps={name: variant.num_inference_steps for name, variant in deployment.variants.items()},
+            calibration=None if uncalibrated else calibration,
+            uncalibrated=uncalibrated,
+            **decided,
+        )
 
     def steps(self, request: GenerateRequest, variant: str) -> int:
         """How many steps ``variant`` has in all for this request."""

@@ -10,15 +10,18 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import triton_python_backend_utils as pb_utils
 
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument, Unavailable
-from underpaint.front_door.door import DoorLimits, FrontDoor
-from underpaint.front_door.outcome import Reply
+from underpaint.front_door.door import FrontDoor
+from underpaint.front_door.reply import Reply
+from underpaint.front_door.settings_files import SettingsFiles
 from underpaint.front_door.transport import Tensors
 from underpaint.images import to_base64, to_png
 from underpaint.requests import GenerateRequest, input_fields
 from underpaint.triton.bls import BlsTransport
+from underpaint.triton.door_metrics import DoorMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, strings, text
@@ -30,6 +33,8 @@ _TRITONS_OWN = frozenset(
 )
 # More than the door's concurrency, since calls to a process that died are lost with their threads.
 _MAX_CALLS = 96
+_HOUSEKEEPING_EVERY_S = 1.0
+_DRAIN_S = 3.0  # at unload, for what is still to be remembered
 
 
 class FrontDoorModel:
@@ -42,8 +47,11 @@ class FrontDoorModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="front-door", daemon=True)
         self._thread.start()
         deployment = Deployment.load(model.folder)
-        self._door = asyncio.run_coroutine_threadsafe(_open(deployment, self._transport), self._loop).result()
+        self._files = SettingsFiles(model.folder, deployment)
+        self._door = asyncio.run_coroutine_threadsafe(self._open(deployment), self._loop).result()
+        self._metrics = DoorMetrics(model.name, self._door.tally)
         asyncio.run_coroutine_threadsafe(self._door.watch(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._keep_house(), self._loop)
         self._operations: dict[str, Callable[[Any, Any], Coroutine[Any, Any, None]]] = {
             "run": self._run,
             "cancel": self._cancel,
@@ -57,10 +65,37 @@ class FrontDoorModel:
 
     def finalize(self) -> None:
         with suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(timeout=5.0)
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=_DRAIN_S + 5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=2.0)
         self._transport.close()
+        self._metrics.close()
+
+    async def _open(self, deployment: Deployment) -> FrontDoor:
+        settings = self._files.read()
+        if settings.uncalibrated:
+            log_warning(f"policies that reuse what was painted find nothing: {settings.uncalibrated}")
+        return FrontDoor(deployment, self._transport, settings=settings, log=log_warning)
+
+    async def _keep_house(self) -> None:
+        """Once a second: metrics out, settings in."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_EVERY_S)
+            self._metrics.send(self._door.in_flight)
+            if self._files.changed():
+                self._adopt_settings()
+
+    def _adopt_settings(self) -> None:
+        try:
+            settings = self._files.read()
+        except InvalidArgument as error:
+            return log_warning(f"settings stay as they were: {error}")
+        self._door.adopt(settings)
+        log_info(f"settings were read again{f': {settings.uncalibrated}' if settings.uncalibrated else ''}")
+
+    async def _close(self) -> None:
+        await self._door.drain(_DRAIN_S)
+        await _cancel_all()
 
     async def _guarded(self, request: Any, sender: Any) -> None:
         try:
@@ -103,8 +138,12 @@ async def _cancel_all() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _open(deployment: Deployment, transport: BlsTransport) -> FrontDoor:
-    return FrontDoor(deployment, transport, DoorLimits())
+def log_warning(message: str) -> None:
+    pb_utils.Logger.log_warn(message)
+
+
+def log_info(message: str) -> None:
+    pb_utils.Logger.log_info(message)
 
 
 def read_request(request: Any) -> GenerateRequest:

@@ -18,6 +18,7 @@ class TritonPythonModel(FrontDoorModel):
         wanted = read_request(request)
         reply = await self._door.serve(wanted, sender.is_cancelled)
         answer(sender, await tensors_of(reply, wanted.output_format))
+        self._door.remember(reply)
 
     async def _withdraw(self, request_id: str) -> None:
         """Cancel what came through this door, or else through the other, where it may still wait for its turn."""

@@ -19,7 +19,7 @@ import triton_python_backend_utils as pb_utils
 
 from underpaint.errors import UnderpaintError
 from underpaint.front_door.denoisers import Glimpse
-from underpaint.front_door.outcome import Reply
+from underpaint.front_door.reply import Reply
 from underpaint.front_door.transport import Tensors
 from underpaint.requests import GenerateRequest
 from underpaint.triton.front_door_model import FrontDoorModel, png_tensor, read_request, tensors_of
@@ -43,6 +43,7 @@ class TritonPythonModel(FrontDoorModel):
             serving.cancel()
         steps = reply.outcome.num_inference_steps
         self._send(sender, {**await tensors_of(reply, wanted.output_format), "progress": _progress(steps, steps)})
+        self._door.remember(reply)
 
     async def _show_progress(self, serving: asyncio.Future[Reply], sender: Any, wanted: GenerateRequest) -> None:
         request_id = str(wanted.request_id)

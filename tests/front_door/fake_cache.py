@@ -1,0 +1,117 @@
+"""The cache and the embedders of a server, as the front door sees them through its transport."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from underpaint.errors import InvalidArgument, NotFound
+from underpaint.evidence import Match
+
+IMAGE = np.full((4, 6, 3), 200, np.uint8)
+LATENTS = np.full((2, 2, 3), 0.5, np.float32)
+DIMENSIONS = 8
+
+
+def a_match(similarity: float, entry_id: int = 1, **changes: Any) -> Match:
+    values = {"prompt": "a crimson disc", "variant": "big", "seed": 77, **changes}
+    return Match(entry_id, similarity, **values)
+
+
+def vector(text: str) -> np.ndarray:
+    """An embedding, always the same for the same text: float32 [D], of unit length."""
+    random = np.random.default_rng(list(text.encode())).standard_normal(DIMENSIONS)
+    return (random / np.linalg.norm(random)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Inserted:
+    entry: dict[str, Any]
+    image: np.ndarray
+    image_embedding: np.ndarray
+    text_embedding: np.ndarray
+    latents: np.ndarray | None
+    latents_steps: tuple[int, ...]
+
+
+@dataclass
+class FakeCache:
+    """Finds what it is told to find, and remembers what it is given.
+
+    Attributes:
+        matches: what every lookup finds, as far as its ``max_generation`` allows.
+        images, latents: what fetches give, by entry id, and for latents step.
+        failures: what some operations, or embedders, raise.
+        hanging: operations, or embedders, that do not answer until ``wake`` is set.
+        lookups: the inputs of each, and ``asked`` every operation and embedder, in order.
+        log: what the door complained of.
+    """
+
+    matches: list[Match] = field(default_factory=list)
+    images: dict[int, np.ndarray] = field(default_factory=lambda: {1: IMAGE})
+    latents: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+    hanging: set[str] = field(default_factory=set)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    lookups: list[dict[str, Any]] = field(default_factory=list)
+    inserted: list[Inserted] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    _prompts: list[str] = field(default_factory=list)
+
+    models = ("cache", "embed_text", "embed_image", "two_tokenizer")
+
+    async def infer(self, model: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        what = inputs["op"].item().decode() if model == "cache" else model
+        self.asked.append(what)
+        if what in self.hanging:
+            await self.wake.wait()
+        await asyncio.sleep(0)
+        if what in self.failures:
+            raise self.failures[what]
+        return getattr(self, f"_{what}")(inputs)
+
+    def _two_tokenizer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert inputs["prompt"].shape == inputs["negative_prompt"].shape == (1, 1)
+        self._prompts.append(inputs["prompt"].item().decode())
+        return {"input_ids": np.array([[len(self._prompts) - 1]], np.int32)}
+
+    def _embed_text(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"embedding": vector(self._prompts[inputs["input_ids"].item()])[None]}
+
+    def _embed_image(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert (inputs["image"].dtype, inputs["image"].ndim) == (np.uint8, 4)
+        return {"embedding": vector(f"image {inputs['image'].flat[0]}")[None]}
+
+    def _lookup(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert inputs["embedding"].shape == (DIMENSIONS,)
+        asked = {n: v.item().decode() if v.dtype == np.object_ else v.tolist() for n, v in inputs.items()}
+        self.lookups.append({**asked, "embedding": inputs["embedding"]})
+        (limit,) = asked["max_generation"]
+        found = [{**asdict(match), "newer": "field"} for match in self.matches if match.generation <= limit]
+        return {"matches": np.array([json.dumps(found).encode()], np.object_)}
+
+    def _fetch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (entry_id,) = inputs["entry_id"].tolist()
+        try:
+            if "step" in inputs:
+                return {"latents": self.latents[entry_id, inputs["step"].item()]}
+            return {"image": self.images[entry_id]}
+        except KeyError:
+            raise NotFound(f"entry {entry_id} has gone") from None
+
+    def _insert(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for name in ("image_embedding", "text_embedding"):
+            if inputs[name].shape != (DIMENSIONS,):
+                raise InvalidArgument.of(name, inputs[name].shape, "[D]")
+        latents = inputs.get("latents")
+        steps = tuple(inputs["latents_steps"].tolist()) if latents is not None else ()
+        entry = json.loads(inputs["entry"].item())
+        vectors = inputs["image_embedding"], inputs["text_embedding"]
+        self.inserted.append(Inserted(entry, inputs["image"], *vectors, latents, steps))
+        return {"entry_id": np.array([len(self.inserted)], np.int64)}

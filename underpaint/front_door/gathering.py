@@ -1,0 +1,160 @@
+"""Evidence, gathered for one request: only what its policy needs, cheapest first, and never at the request's expense.
+
+    what costs nothing → may anything be reused → embedding → will a lookup find anything → lookup → a stranger
+
+Where this chain ends early, the evidence says why, and the request is served without the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from underpaint.deployment import Deployment
+from underpaint.errors import InvalidArgument
+from underpaint.evidence import Absence, Evidence, Match, Miss, Space
+from underpaint.front_door.cache_client import CacheClient
+from underpaint.front_door.complaints import Complaints
+from underpaint.front_door.costs import Costs
+from underpaint.front_door.embedders import Embedders
+from underpaint.front_door.foresight import Foresight
+from underpaint.front_door.hurry import TooSlow
+from underpaint.front_door.registry import Visit
+from underpaint.front_door.scopes import scope_of
+from underpaint.policies import Policy, Settings
+from underpaint.requests import GenerateRequest
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request waits for what can only help it, in seconds."""
+
+    embed_s: float = 1.0
+    lookup_s: float = 0.1
+    fetch_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class Search:
+    """A policy's query, made concrete for one request.
+
+    ``reach``: the similarity below which a match is of no use; ``max_generation``: beyond which an entry is not to be
+    reused; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as well.
+    """
+
+    space: Space
+    scope: str
+    reach: float
+    max_generation: int
+    predicted: bool
+    stranger: bool
+
+
+class NoMatches(Exception):
+    """There are none, and why."""
+
+    def __init__(self, why: Miss, detail: str = "") -> None:
+        super().__init__(why, detail)
+        self.absence = Absence(why, detail)
+
+
+class Gatherer:
+    """Asks the embedders, the match predictor and the cache."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        embedders: Embedders,
+        foresight: Foresight,
+        cache: CacheClient,
+        costs: Costs,
+        patience: Patience,
+        complaints: Complaints,
+    ) -> None:
+        self._deployment, self._embedders, self._foresight, self._cache = deployment, embedders, foresight, cache
+        self._costs, self._patience, self._complaints = costs, patience, complaints
+
+    async def gather(
+        self, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit, in_flight: int
+    ) -> Evidence:
+        """What ``policy`` needs to know. What cannot be found out is missing, with the reason; that is no error."""
+        if request.reproducible:  # the same at all times, and so is the plan
+            return Evidence(in_flight=1, absence=Absence(Miss.OFF))
+        evidence = Evidence(in_flight, visit.time_left_s(), self._costs.measured)
+        if policy.needs.matches is None:
+            return evidence
+        try:
+            search = self._search(policy, request, settings)
+            with visit.timed("embed"):
+                embedding = await self._embedders.text(request.prompt, self._patience.embed_s)
+            evidence = replace(evidence, embedding=embedding)
+            with visit.timed("lookup"):
+                return await self._look_up(search, embedding, evidence, request)
+        except NoMatches as none:
+            return evidence.without_matches(none.absence)
+        except Exception as error:  # whatever it is, the request can be served without the cache
+            self._complaints.about("cache", str(error))
+            return evidence.without_matches(absence_after(error))
+
+    def _search(self, policy: Policy, request: GenerateRequest, settings: Settings) -> Search:
+        """What to look for, if there is any point in it. Raises NoMatches."""
+        query, thresholds = policy.needs.matches, policy.thresholds(settings)
+        if query is None or not request.reads_cache:
+            raise NoMatches(Miss.OFF)
+        if settings.uncalibrated or not thresholds.rows:
+            unmeasured = f"no thresholds have been measured for {policy.name}; run `underpaint calibrate`"
+            raise NoMatches(Miss.UNCALIBRATED, settings.uncalibrated or unmeasured)
+        variant = self._deployment.variant(request.variant or settings.large)
+        try:
+            sampling = self._deployment.sampling(request, variant)
+        except InvalidArgument as misfit:
+            raise NoMatches(Miss.UNFIT) from misfit
+        return Search(
+            space=query.space,
+            scope=scope_of(query.reuse, self._deployment, variant.name, request, sampling),
+            reach=thresholds.reach,
+            max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise
+            predicted=query.predicted and settings.predict,
+            stranger=policy.needs.stranger,
+        )
+
+    async def _look_up(
+        self, search: Search, embedding: np.ndarray, evidence: Evidence, request: GenerateRequest
+    ) -> Evidence:
+        """The evidence with matches. Raises NoMatches."""
+        told = self._foresight.consult(search.scope, search.reach, embedding) if search.predicted else _nobody
+        if told is None:
+            raise NoMatches(Miss.PREDICTED)
+        matches = await self._ask(search, embedding)
+        found = bool(matches) and matches[0].similarity >= search.reach
+        told(found)
+        if not matches:
+            raise NoMatches(Miss.EMPTY)
+        strangers = await self._ask(search, direction(request, len(embedding))) if search.stranger and found else ()
+        return replace(evidence, matches=matches, stranger=strangers[0] if strangers else None)
+
+    async def _ask(self, search: Search, embedding: np.ndarray) -> tuple[Match, ...]:
+        within_s = self._patience.lookup_s
+        return await self._cache.lookup(search.space, search.scope, embedding, search.max_generation, within_s)
+
+
+def direction(request: GenerateRequest, dimensions: int) -> np.ndarray:
+    """A random unit vector, float32 [D], always the same for the same seed.
+
+    The entry closest to it has nothing to do with the prompt: any is as likely as any other, as far as embeddings lie
+    evenly around their mean.
+    """
+    digest = hashlib.sha256(f"direction {request.seed}".encode()).digest()
+    vector = np.random.default_rng(int.from_bytes(digest[:8])).standard_normal(dimensions)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def absence_after(error: Exception) -> Absence:
+    """What it means for the request that an embedder or the cache failed."""
+    return Absence(Miss.SLOW if isinstance(error, TooSlow) else Miss.UNAVAILABLE, str(error))
+
+
+def _nobody(found: bool) -> None:
+    """Is told what a lookup found where nobody guessed."""

@@ -1,0 +1,135 @@
+"""The end of a request: what its caller is told, and what is remembered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from underpaint.deployment import Deployment
+from underpaint.evidence import Absence, Evidence, Miss, Reuse
+from underpaint.front_door.cache_client import Entry
+from underpaint.front_door.memory import Keepsake
+from underpaint.front_door.outcome import Outcome, Source, Timings
+from underpaint.front_door.pipelines import Job, Painting
+from underpaint.front_door.registry import Visit
+from underpaint.front_door.scopes import scope_of
+from underpaint.policies import Finished, Noise, Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """An image, uint8 [H, W, 3], its report, and what the door should remember of it once it has been sent."""
+
+    image: np.ndarray
+    outcome: Outcome
+    keepsake: Keepsake | None = None
+
+
+def reply_to(
+    visit: Visit, policy: Policy, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment
+) -> Reply:
+    """Everything that happened to a request, in one place."""
+    outcome = _outcome(visit, policy, evidence, job, painting, deployment)
+    keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
+    return Reply(painting.image, outcome, keepsake)
+
+
+def _outcome(
+    visit: Visit, policy: Policy, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment
+) -> Outcome:
+    sampling, start = job.sampling, job.plan.start
+    steps_skipped = sampling.num_inference_steps - painting.steps_run
+    absence = _absence(policy, evidence, job)
+    return Outcome(
+        request_id=visit.request_id,
+        prompt=job.request.prompt,
+        negative_prompt=job.request.negative_prompt,
+        policy=policy.name,
+        variant=job.plan.variant,
+        start=start.name,
+        seed=sampling.seed,
+        scheduler=sampling.scheduler,
+        num_inference_steps=sampling.num_inference_steps,
+        steps_run=painting.steps_run,
+        steps_skipped=steps_skipped,
+        guidance_scale=sampling.guidance_scale,
+        width=sampling.width,
+        height=sampling.height,
+        timings_ms=_timings(painting, visit),
+        warnings=(*_cut_off(job, painting, deployment), *_not_helped(absence)),
+        source=_source(job, steps_skipped),
+        miss=absence.why if absence else None,
+        generation=_generation(job),
+    )
+
+
+def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment) -> Keepsake:
+    scopes = {reuse: scope_of(reuse, deployment, job.plan.variant, job.request, job.sampling) for reuse in Reuse}
+    entry = Entry(
+        prompt=outcome.prompt,
+        tenant=job.request.tenant,
+        variant=outcome.variant,
+        seed=outcome.seed,
+        num_inference_steps=outcome.num_inference_steps,
+        image_scope=scopes[Reuse.IMAGE],
+        latents_scope=scopes[Reuse.LATENTS] if painting.captured else None,
+        generation=outcome.generation,
+        source=outcome.source.entry_id if outcome.source else None,
+        metadata=outcome.metadata(),
+    )
+    return Keepsake(entry, painting.image, evidence.embedding, painting.captured)
+
+
+def _source(job: Job, steps_skipped: int) -> Source | None:
+    start = job.plan.start
+    if isinstance(start, Noise):
+        return None
+    entry = start.entry
+    return Source(entry.entry_id, entry.similarity, steps_skipped, entry.prompt, entry.variant, entry.seed)
+
+
+def _generation(job: Job) -> int:
+    start = job.plan.start
+    if isinstance(start, Noise):
+        return 0
+    return start.entry.generation + (0 if isinstance(start, Finished) else 1)
+
+
+def _absence(policy: Policy, evidence: Evidence, job: Job) -> Absence | None:
+    """Why the cache was of no help, where it could have been."""
+    if policy.needs.matches is None or not isinstance(job.plan.start, Noise):
+        return None
+    return evidence.absence or Absence(Miss.DECLINED)
+
+
+def _not_helped(absence: Absence | None) -> tuple[str, ...]:
+    return (f"cache: {absence.detail}; painted from noise",) if absence and absence.detail else ()
+
+
+def _cut_off(job: Job, painting: Painting, deployment: Deployment) -> tuple[str, ...]:
+    limit = deployment.variant(job.plan.variant).prompt_tokens
+    counts = zip(("prompt", "negative_prompt"), painting.prompt_tokens, strict=True)
+    return tuple(
+        f"{name}: {count} tokens, of which {job.plan.variant} reads the first {limit}"
+        for name, count in counts
+        if count > limit
+    )
+
+
+def _timings(painting: Painting, visit: Visit) -> Timings:
+    def ms(duration_ns: int) -> float:
+        return round(duration_ns / 1e6, 3)
+
+    spent = visit.spent_ns
+    return Timings(
+        embed=ms(spent["embed"]),
+        lookup=ms(spent["lookup"]),
+        fetch=ms(spent["fetch"]),
+        admission=ms(painting.called_ns - visit.arrived_ns - spent.total()),
+        encode=ms(painting.arrived_ns - painting.called_ns),
+        queue=ms(painting.started_ns - painting.arrived_ns),
+        denoise=ms(painting.finished_ns - painting.started_ns),
+        decode=ms(painting.painted_ns - painting.finished_ns),
+        total=ms(painting.painted_ns - visit.arrived_ns),
+    )

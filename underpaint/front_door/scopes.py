@@ -1,0 +1,29 @@
+"""Which entries of the cache fit a request: the keys under which they are stored and looked up."""
+
+from __future__ import annotations
+
+from underpaint.cache.scope import ImageScope, LatentsScope
+from underpaint.deployment import Deployment, Sampling
+from underpaint.evidence import Reuse
+from underpaint.requests import GenerateRequest
+
+_LATENTS_DTYPE = "float32"
+
+
+def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: GenerateRequest, sampling: Sampling) -> str:
+    """The scope in which an image, or latents of ``variant``, may be reused for this request."""
+    width, height = sampling.width, sampling.height
+    if reuse is Reuse.IMAGE:
+        return ImageScope(request.tenant, deployment.embedder, width, height, request.negative_prompt).key()
+    return LatentsScope(
+        tenant=request.tenant,
+        embedder=deployment.embedder,
+        weights=deployment.variant(variant).weights,
+        scheduler=sampling.scheduler,
+        num_inference_steps=sampling.num_inference_steps,
+        width=width,
+        height=height,
+        dtype=_LATENTS_DTYPE,
+        guidance_scale=sampling.guidance_scale,
+        negative_prompt=request.negative_prompt,
+    ).key()
