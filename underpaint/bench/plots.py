@@ -59,7 +59,7 @@ def colour(name: str) -> str:
 
 def throughput_bars(bars: Sequence[Bar], path: Path) -> None:
     """A bar a policy, in images a second relative to vanilla."""
-    figure, axes = _canvas(_SIZE, "Images per second, relative to vanilla")
+    figure, axes = canvas(_SIZE, "Images per second, relative to vanilla")
     for place, bar in enumerate(bars):
         axes.barh(place, bar.value, color=colour(bar.name), height=0.62)
         axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
@@ -73,12 +73,12 @@ def throughput_bars(bars: Sequence[Bar], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.16 * max(max(bar.value, bar.high, bar.limit or 0) for bar in bars))
     axes.grid(visible=False, axis="y")
-    _footnote(figure, "thin line: range over slices of the run · dotted: bound from its own hits")
-    _save(figure, path)
+    footnote(figure, "thin line: range over slices of the run · dotted: bound from its own hits")
+    save(figure, path)
 
 
 def latency_cdf(latencies_s: Mapping[str, Sequence[float]], path: Path, note: str) -> None:
-    figure, axes = _canvas(_SIZE, "How long requests take")
+    figure, axes = canvas(_SIZE, "How long requests take")
     for name, values in latencies_s.items():
         ordered = np.sort(values)
         axes.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), where="post", color=colour(name), linewidth=2)
@@ -87,13 +87,13 @@ def latency_cdf(latencies_s: Mapping[str, Sequence[float]], path: Path, note: st
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds")
     axes.set_ylabel("share of requests answered within")
-    _footnote(figure, note)
-    _save(figure, path)
+    footnote(figure, note)
+    save(figure, path)
 
 
 def hit_rate(hits: Mapping[str, Sequence[bool]], path: Path, window: int = 100) -> None:
     """Over the requests in arrival order, as a mean over the last ``window`` of them; of those that ever hit."""
-    figure, axes = _canvas(_WIDE, "Share of requests that start from something painted before")
+    figure, axes = canvas(_WIDE, "Share of requests that start from something painted before")
     ends = []
     for name, values in hits.items():
         if not any(values):
@@ -103,16 +103,16 @@ def hit_rate(hits: Mapping[str, Sequence[bool]], path: Path, window: int = 100) 
         axes.plot(np.arange(1, len(rates) + 1)[shown], rates[shown], color=colour(name), linewidth=2)
         ends.append((name, len(rates), rates[-1]))
     axes.set_ylim(0, 1.02)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(f"requests (mean over the last {window})")
-    _save(figure, path)
+    save(figure, path)
 
 
 def frontier(points: Sequence[Point], path: Path) -> None:
     """Quality against throughput. Points of one policy at several α are joined; so are vanilla and the small variant,
     by what any random mix of the two would reach."""
-    figure, axes = _canvas(_SIZE, "Quality against throughput")
+    figure, axes = canvas(_SIZE, "Quality against throughput")
     by_name: dict[str, list[Point]] = {}
     for point in points:
         by_name.setdefault(point.name, []).append(point)
@@ -130,7 +130,7 @@ def frontier(points: Sequence[Point], path: Path) -> None:
     axes.margins(x=0.16, y=0.14)
     axes.set_xlabel("images per second, relative to vanilla")
     axes.set_ylabel("attribute accuracy, relative to vanilla")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_mix(axes: Any, large: Point, small: Point) -> None:
@@ -144,44 +144,53 @@ def _draw_mix(axes: Any, large: Point, small: Point) -> None:
 
 def step_curves(curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
     """Share of faultless pictures by number of steps, a line a variant."""
-    figure, axes = _canvas(_SIZE, "Faultless pictures by number of steps")
+    figure, axes = canvas(_SIZE, "Faultless pictures by number of steps")
     ends = []
     for name, curve in curves.items():
         steps, shares = list(curve), list(curve.values())
         axes.plot(steps, shares, "o-", color=colour(name), linewidth=2)
         ends.append((name, steps[-1], shares[-1]))
     axes.set_ylim(0, 1.02)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("denoising steps")
-    _save(figure, path)
+    save(figure, path)
 
 
 # What plots have in common --------------------------------------------------------------------------------------
 
 
-def _canvas(size: tuple[float, float], title: str) -> tuple[Any, Any]:
-    style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "font.size": 12,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": PALE,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": GRID,
-        "axes.axisbelow": True,
-    }
-    with plt.rc_context(style):
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
-    axes.set_title(title, loc="left", fontsize=15, weight="bold", pad=14)
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": PALE,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "axes.axisbelow": True,
+}
+
+
+def canvas(size: tuple[float, float], title: str) -> tuple[Any, Any]:
+    """A figure with one panel."""
+    figure, (axes,) = panels(size, title, 1)
     return figure, axes
 
 
-def _label_ends(axes: Any, ends: Sequence[tuple[str, float, float]]) -> None:
+def panels(size: tuple[float, float], title: str, count: int) -> tuple[Any, list[Any]]:
+    """A figure with panels one above the other, which share what is to the right."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(count, 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    axes[0, 0].set_title(title, loc="left", fontsize=15, weight="bold", pad=14)
+    return figure, list(axes[:, 0])
+
+
+def label_ends(axes: Any, ends: Sequence[tuple[str, float, float]]) -> None:
     """Names at the right ends of lines, apart enough to be read."""
     gap, last = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0]), -np.inf
     for name, x, y in sorted(ends, key=lambda end: end[2]):
@@ -208,11 +217,11 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _footnote(figure: Any, text: str) -> None:
+def footnote(figure: Any, text: str) -> None:
     figure.supxlabel(text, fontsize=9.5, color=PALE, x=0.01, ha="left")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=200, facecolor="#faf9f6")
     plt.close(figure)

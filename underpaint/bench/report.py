@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,12 +57,14 @@ def denoiser_text(measured: Measured, summary: Summary) -> str:
 
 
 def rounded(report: Mapping[str, Any], digits: int = 4) -> dict[str, Any]:
-    """The same with fewer digits, which nobody could measure anyway."""
+    """The same with fewer digits, which nobody could measure anyway; JSON has no word for what is not a number."""
 
     def fewer(value: Any) -> Any:
         if isinstance(value, list):
             return [fewer(each) for each in value]
-        return round(value, digits) if isinstance(value, float) else value
+        if not isinstance(value, float):
+            return value
+        return round(value, digits) if math.isfinite(value) else None
 
     return {name: fewer(value) for name, value in report.items()}
 

@@ -1,0 +1,191 @@
+"""The command ``underpaint bench replay``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tqdm import tqdm
+
+from underpaint.bench.load import Window, closed_loop, rate_per_s
+from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.replay import OBJECTIVES, Replay, Reply, Yardstick, open_loop, summarise
+from underpaint.bench.report import write_json
+from underpaint.bench.served import Account
+from underpaint.bench.serving import PATIENCE_S, add_server_options, needs_extra, server, variant_painter
+from underpaint.bench.traces import Schedule, read_trace, schedule
+from underpaint.bench.workload import workload
+from underpaint.client.async_client import AsyncClient
+from underpaint.client.serving import deployment_of
+from underpaint.client.sync_client import Client
+from underpaint.errors import InvalidArgument
+from underpaint.policies import POLICIES, by_name
+
+_CONCURRENCY = 16
+_LONE_REQUESTS = 10
+_SETTLE_S = 1.0  # in which the server drops what was withdrawn at the end of the run before
+_INTERRUPTED = 130
+_EXAMPLES = """examples:
+  underpaint bench replay --trace maf_1to8qps.txt --policies vanilla,modm,nirvana --json replay.json --out out/replay
+  underpaint bench replay --trace maf_1to8qps.txt --policies vanilla,modm --peak 2.5 --seconds 300 --seeds 5 \\
+      --json replay.json --out out/replay
+"""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run is asked to do. ``peak``: of the demand, in what the large model sustains."""
+
+    policies: tuple[str, ...]
+    peak: float
+    seconds: float
+    seeds: int
+    sustain_s: float = 20.0
+
+    @property
+    def drain_s(self) -> float:
+        """How long answers are waited for when the trace has ended."""
+        return max(10.0, 0.25 * self.seconds)
+
+
+def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = benches.add_parser(
+        "replay",
+        help="demand that follows a trace and does not wait: latencies, objectives met, goodput",
+        description="Requests that come as a trace says, answered or not. Latency counts from when they were due.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument("--trace", type=Path, required=True, metavar="FILE", help="arrival_ms,id lines, or invocations")
+    bench.add_argument(
+        "--policies",
+        default="vanilla,modm,nirvana",
+        metavar="P,…",
+        help=f"some of: {', '.join(POLICIES)} (default: vanilla,modm,nirvana)",
+    )
+    bench.add_argument(
+        "--peak", type=float, default=1.5, help="of the demand, in what the large model sustains (default: 1.5)"
+    )
+    bench.add_argument("--seconds", type=float, default=120.0, help="that the trace is made to last (default: 120)")
+    bench.add_argument("--seeds", type=int, default=3, help="realisations of the trace, for each policy (default: 3)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="leave plots there")
+    add_server_options(bench)
+    bench.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    order, trace = _order(args), read_trace(args.trace)
+    with needs_extra():
+        from underpaint.bench import replay_report
+    machine, deployment = Machine.here(), deployment_of(args.model_repository)
+    machine.warn_if_busy()
+    with server(args.url, args.model_repository) as url:
+        yardstick = measure_large(url, deployment.large, order.sustain_s)
+        print(
+            f"{deployment.large}: {yardstick.sustained_per_s:.2f} images/s sustained, "
+            f"{yardstick.unloaded_s * 1000:.0f} ms unloaded",
+            file=sys.stderr,
+        )
+        plan = schedule(trace, order.peak * yardstick.sustained_per_s, order.seconds)
+        replay = replay_all(url, order, plan, yardstick)
+    if not replay.runs:
+        return _INTERRUPTED  # before there was anything to report
+    print(replay_report.text(replay))
+    record = replay_report.Record(replay, plan, _asked(args, order), machine)
+    if args.json:
+        write_json(record.to_json(), args.json)
+        print(f"report: {args.json}")
+    if args.out:
+        replay_report.plot(record, args.out)
+        print(f"plots: {args.out}")
+    if replay.cut_short:
+        print(f"underpaint: not complete: {replay.cut_short}", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def measure_large(url: str, variant: str, sustain_s: float) -> Yardstick:
+    """The large model by itself: one at a time, then as many at a time as fill its batches."""
+    with Client(url, timeout_s=PATIENCE_S) as client:
+        client.wait_ready()
+        paint, lone_s = variant_painter(client), []
+        for number in range(_LONE_REQUESTS + 1):
+            began_s = time.perf_counter()
+            paint(variant, number)
+            lone_s.append(time.perf_counter() - began_s)
+        window = Window(sustain_s, ramp_s=sustain_s / 4)
+        cycles = closed_loop(lambda number: paint(variant, number), _CONCURRENCY, window)
+    return Yardstick(rate_per_s(cycles), median(lone_s[1:]))  # the first one warms up
+
+
+def replay_all(url: str, order: Order, plan: Schedule, yardstick: Yardstick) -> Replay:
+    """Every policy through the same realisation of the trace, then through the next; Ctrl-C ends it early."""
+    replay = Replay(yardstick)
+    tenants = secrets.token_hex(4)
+    try:
+        for seed in range(order.seeds):
+            arrivals_s = plan.arrivals_s(seed)
+            for policy in order.policies:
+                replies = replay.replies.setdefault((policy, seed), [])
+                tenant = f"bench-{tenants}-{policy}-{seed}"
+                asyncio.run(_run_one(url, policy, tenant, seed, arrivals_s, order, replies))
+                replay.runs.append(summarise(policy, seed, replies, plan.seconds, yardstick))
+    except KeyboardInterrupt:
+        replay.cut_short = "interrupted"
+    return replay
+
+
+async def _run_one(
+    url: str, policy: str, tenant: str, seed: int, arrivals_s: Sequence[float], order: Order, replies: list[Reply]
+) -> None:
+    items = list(islice(workload(seed), len(arrivals_s)))
+    bar = tqdm(total=len(items), desc=f"{policy}, {seed + 1} of {order.seeds}", unit="reply", leave=False, disable=None)
+    async with AsyncClient(url) as client:
+
+        async def send(index: int) -> Account:
+            picture = await client.generate(items[index].caption, seed=items[index].seed, policy=policy, tenant=tenant)
+            return Account.of(picture.outcome)
+
+        with bar:
+            await asyncio.sleep(_SETTLE_S)
+            await open_loop(arrivals_s, send, order.drain_s, replies, lambda reply: _advance(bar))
+
+
+def _advance(bar: tqdm[None]) -> None:
+    bar.update()
+
+
+def _order(args: argparse.Namespace) -> Order:
+    policies = tuple(dict.fromkeys(name.strip() for name in args.policies.split(",") if name.strip()))
+    for name in policies:
+        by_name(name)
+    for name in ("peak", "seconds"):
+        if not getattr(args, name) > 0:
+            raise InvalidArgument.of(name, getattr(args, name), "more than 0")
+    if args.seeds < 1:
+        raise InvalidArgument.of("seeds", args.seeds, "1 or more")
+    return Order(policies, args.peak, args.seconds, args.seeds)
+
+
+def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
+    return {
+        "trace": args.trace.name,
+        "policies": list(order.policies),
+        "peak": order.peak,
+        "seconds": order.seconds,
+        "seeds": order.seeds,
+        "objectives": [f"{times} × unloaded latency of the large model" for times in OBJECTIVES],
+        "server": args.url or "own",
+        "versions": versions(),
+        "date": now(),
+    }
