@@ -11,9 +11,18 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_store_of_a_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every server and command of these tests has its cache in a folder of theirs."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDERPAINT_STORE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[Any]:
-    """The embedded server on free ports (see ``underpaint.server.EmbeddedServer``)."""
+def server(no_store_of_a_user: Path) -> Iterator[Any]:
+    """The embedded server on free ports (see ``underpaint.server.EmbeddedServer``), with an empty cache."""
     from underpaint.server import EmbeddedServer, ServerOptions
 
     options = ServerOptions(model_repository=REPOSITORY, http_port=0, grpc_port=0, metrics_port=0)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "cache": VOCABULARY,
     "front_door": VOCABULARY | {"evidence", "policies", "cache"},
     "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache"},
-    "server": VOCABULARY,
+    "server": VOCABULARY | {"cache"},
     "build": VOCABULARY | {"diffusion", "triton"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
     "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache"},

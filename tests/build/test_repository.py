@@ -109,7 +109,7 @@ def test_rendering_twice_gives_the_same(tmp_path: Path, other_repository: Path) 
 def test_every_model_of_the_design_is_there(configs: Mapping[str, ModelConfig]) -> None:
     parts = ["_text_encoder", "_unet", "_denoiser", "_vae_encoder", "_vae_decoder", "", "_refine", "_resume"]
     expected = {variant.name + part for variant in RECIPE.variants for part in parts}
-    assert set(configs) == expected | {"tiny_tokenizer", "generate", "generate_stream"}
+    assert set(configs) == expected | {"tiny_tokenizer", "generate", "generate_stream", "cache"}
 
 
 def test_every_config_is_complete_without_auto_completion(configs: Mapping[str, ModelConfig]) -> None:
@@ -141,6 +141,7 @@ def test_every_python_model_has_its_adapter(rendered: Mapping[Path, str], config
     assert adapters == {
         "generate": "generate_model",
         "generate_stream": "generate_stream_model",
+        "cache": "cache_model",
         "tiny_tokenizer": "tokenizer_model",
         **{f"{variant.name}_denoiser": "denoiser_model" for variant in RECIPE.variants},
     }

@@ -171,3 +171,12 @@ def test_the_command_lines_can_be_printed(repository, monkeypatch, capsys):
     assert native.startswith(f"tritonserver --model-repository={repository}") and "--http-port=9000" in native
     assert container.startswith("docker run") and "-p127.0.0.1:9000:8000" in container
     assert "--shm-size=" in container and "/src[serve]" in container and f"-v{repository}:/models:ro" in container
+
+
+def test_the_command_lines_name_the_store(repository, monkeypatch, capsys):
+    words = ["serve", "--model-repository", str(repository), "--store", "/srv/paintings", "--print-command"]
+    monkeypatch.setattr(sys, "argv", ["underpaint", *words])
+    assert command_line.main() == 0
+    _, native, _, container = capsys.readouterr().out.splitlines()
+    assert native.startswith("env UNDERPAINT_STORE=/srv/paintings tritonserver ")
+    assert "-v/srv/paintings:/cache -eUNDERPAINT_STORE=/cache" in container

@@ -48,6 +48,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--load-model", action="append", metavar="PATTERN", help="shell pattern; repeatable; default: all"
     )
+    models.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="of the cache; default: $UNDERPAINT_STORE, or else ~/.cache/underpaint",
+    )
     models.add_argument("--heartbeat", **_seconds(default.heartbeat_s, "how often models are asked for a sign of life"))
     models.add_argument("--start-timeout", **_seconds(default.start_timeout_s, "how long loading all models may take"))
     address = parser.add_argument_group("address")
@@ -97,6 +103,7 @@ def options_of(args: argparse.Namespace) -> ServerOptions:
         http_port=args.http_port,
         grpc_port=args.grpc_port,
         metrics_port=args.metrics_port,
+        store=args.store,
         load_models=tuple(args.load_model or ("*",)),
         log_verbose=args.verbose > 1,
         start_timeout_s=args.start_timeout,

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from underpaint.cache.location import VARIABLE, default_store
 from underpaint.server.options import ServerOptions
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,8 @@ def embedded_arguments(options: ServerOptions, runtime: Path, shm_prefix: str) -
 
 def native_line(options: ServerOptions, models: Sequence[str]) -> str:
     """What to type where tritonserver is installed, with its onnxruntime and python backends."""
-    return shlex.join(["tritonserver", *tritonserver_arguments(options, models)])
+    named = ["env", f"{VARIABLE}={options.store.absolute()}"] if options.store else []
+    return shlex.join([*named, "tritonserver", *tritonserver_arguments(options, models)])
 
 
 def container_line(options: ServerOptions, models: Sequence[str]) -> str:
@@ -56,5 +58,7 @@ def container_line(options: ServerOptions, models: Sequence[str]) -> str:
     serve = f"pip install '/src[serve]' && exec {native_line(inside, models)}"
     published = [f"-p{options.host}:{port}:{inside.ports[name]}" for name, port in options.ports.items()]
     repository = options.model_repository.resolve()
-    flags = ["--rm", "-it", "--shm-size=1g", *published, f"-v{_CHECKOUT}:/src:ro", f"-v{repository}:/models:ro"]
+    store = (options.store or default_store()).absolute()
+    volumes = [f"-v{_CHECKOUT}:/src:ro", f"-v{repository}:/models:ro", f"-v{store}:/cache", f"-e{VARIABLE}=/cache"]
+    flags = ["--rm", "-it", "--shm-size=1g", *published, *volumes]
     return shlex.join(["docker", "run", *flags, CONTAINER, "bash", "-c", serve])

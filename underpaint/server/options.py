@@ -16,6 +16,7 @@ MIB = 1024 * 1024
 class ServerOptions:
     """Everything that decides how the embedded tritonserver runs. A port of 0 means: any free one.
 
+    ``store``: the folder of the cache (None: that of ``underpaint.cache.location``).
     ``load_models``: shell patterns over the model names of the repository.
     ``bls_threads``: how many calls one Python model can have under way to other models. Triton keeps that many
     threads per model process; a call to a model that died while holding it occupies one for ever.
@@ -26,6 +27,7 @@ class ServerOptions:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    store: Path | None = None
     load_models: tuple[str, ...] = ("*",)
     log_verbose: bool = False
     start_timeout_s: float = 300.0

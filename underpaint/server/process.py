@@ -35,7 +35,7 @@ class TritonProcess:
         self._control, theirs = socket.socketpair()
         self._guardian = subprocess.Popen(
             [*_guardian_command(options, self.runtime, self.shm_prefix, theirs.fileno()), "--", *command],
-            env=environment(installation, self.runtime, os.environ),
+            env=environment(installation, self.runtime, options.store, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

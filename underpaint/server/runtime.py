@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from underpaint.cache.location import VARIABLE
+
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _ONNXRUNTIME_MODEL = "from underpaint.triton.onnxruntime_backend import TritonPythonModel  # noqa: F401\n"
 
@@ -98,14 +100,17 @@ def _link(path: Path, link: Path) -> None:
         shutil.copy2(path, link)
 
 
-def environment(installation: Installation, folder: Path, base: Mapping[str, str]) -> dict[str, str]:
-    """The environment of tritonserver and its stubs: their libraries, and this interpreter's packages."""
+def environment(
+    installation: Installation, folder: Path, store: Path | None, base: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of tritonserver and its stubs: their libraries, this interpreter's packages, the cache."""
     libraries = [str(installation.libraries), str(folder / "lib"), base.get("LD_LIBRARY_PATH", "")]
     return {
         **base,
         "LD_LIBRARY_PATH": _path(libraries),
         # The stub embeds Python and finds its packages through the first python3 on PATH.
         "PATH": _path([str(Path(sys.prefix) / "bin"), base.get("PATH", "")]),
+        **({} if store is None else {VARIABLE: str(store.absolute())}),
     }
 
 

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ from underpaint.triton.replies import to_triton_error
 from underpaint.triton.tensors import inputs_of, scalar, strings, text, to_triton
 
 _TRY_AGAIN_AFTER_S = 2.0
-_ARRAYS = ("image", "image_embedding", "text_embedding", "latents")
-_DESCRIBED = frozenset(each.name for each in fields(NewEntry)) - set(_ARRAYS)
+_TENSORS = ("image", "image_embedding", "text_embedding", "latents")
+# What the input ``entry`` may say, and what it must.
+_FIELDS = {each.name: each for each in fields(NewEntry) if each.name not in _TENSORS}
+_REQUIRED = {name for name, each in _FIELDS.items() if each.default is MISSING and each.default_factory is MISSING}
 
 
 class TritonPythonModel:
@@ -191,9 +193,8 @@ def _described(raw: str) -> dict[str, Any]:
         described = None
     if not isinstance(described, dict):
         raise InvalidArgument.of("entry", raw, "a JSON object")
-    required = {"prompt", "tenant", "variant", "seed", "image_scope", "num_inference_steps"}
-    if not required <= set(described) <= _DESCRIBED:
-        allowed = f"{', '.join(sorted(required))}; may have: {', '.join(sorted(_DESCRIBED - required))}"
+    if not _REQUIRED <= set(described) <= set(_FIELDS):
+        allowed = f"{', '.join(sorted(_REQUIRED))}; and beside these {', '.join(sorted(set(_FIELDS) - _REQUIRED))}"
         raise InvalidArgument.of("entry: fields", sorted(described), allowed)
     return described
 
