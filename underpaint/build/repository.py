@@ -62,7 +62,7 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     """Every file that is written rather than trained, relative to ``repository``, with its text."""
     files: dict[Path, str] = {}
     shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
-    configs = [_tokenizer(recipe, _shared_sequence_length(recipe, shapes)), *_front_doors(recipe)]
+    configs = [_tokenizer(recipe, _shared_sequence_length(recipe, shapes)), *_front_doors(recipe), _cache()]
     for variant in recipe.variants:
         configs += _variant(recipe, variant, shapes[variant.name])
     for config in configs:
@@ -224,6 +224,44 @@ def _front_doors(recipe: FamilyRecipe) -> list[mc.ModelConfig]:
     ]
 
 
+def _cache() -> mc.ModelConfig:
+    """What was painted before. Its shapes follow from what is put in, so it serves every family."""
+    inputs = [
+        mc.model_input("op", "STRING", [1]),
+        mc.model_input("space", "STRING", [1], optional=True),
+        mc.model_input("scope", "STRING", [1], optional=True),
+        mc.model_input("tenant", "STRING", [1], optional=True),
+        mc.model_input("embedding", "FP32", [-1], optional=True),
+        mc.model_input("top_k", "INT32", [1], optional=True),
+        mc.model_input("max_generation", "INT32", [1], optional=True),
+        mc.model_input("entry_id", "INT64", [1], optional=True),
+        mc.model_input("step", "INT32", [1], optional=True),
+        mc.model_input("entry", "STRING", [1], optional=True),
+        mc.model_input("image", "UINT8", [-1, -1, 3], optional=True),
+        mc.model_input("image_embedding", "FP32", [-1], optional=True),
+        mc.model_input("text_embedding", "FP32", [-1], optional=True),
+        mc.model_input("latents", "FP32", [-1, -1, -1, -1], optional=True),
+        mc.model_input("latents_steps", "INT32", [-1], optional=True),
+    ]
+    outputs = [
+        mc.model_output("matches", "STRING", [1]),
+        mc.model_output("image", "UINT8", [-1, -1, 3]),
+        mc.model_output("latents", "FP32", [-1, -1, -1]),
+        mc.model_output("entry_id", "INT64", [1]),
+        mc.model_output("entries", "INT64", [1]),
+        mc.model_output("stats", "STRING", [1]),
+        mc.model_output("alive_since_ns", "INT64", [1]),
+    ]
+    parameters = {
+        "heartbeat": "true",
+        "on_death": "reload",
+        "store": "",  # the folder that the environment names, see cache/location.py
+        "capacity": 10_000,
+        "eviction": "fifo",
+    }
+    return mc.python_model("cache", inputs, outputs, parameters=parameters)
+
+
 def _calls(recipe: FamilyRecipe) -> str:
     """What the front doors call, so that they are ready only when it is (the pipelines bring in all else)."""
     return ",".join(variant.name + suffix for variant in recipe.variants for suffix in PIPELINES.values())
@@ -234,6 +272,7 @@ _ADAPTERS = {
     "_denoiser": "denoiser_model",
     "generate_stream": "generate_stream_model",
     "generate": "generate_model",
+    "cache": "cache_model",
 }
 
 # What Triton imports; all there is to it lives in the package.
