@@ -27,6 +27,7 @@ _ROOMS = (
     Room("underpaint.cache.cli", "serve", ("cache",)),
     Room("underpaint.build.cli", "build", ("render",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
+    Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),
 )
 _TRAINERS = (Room("underpaint.build.tiny.cli", "build", ("tiny",)),)
 

@@ -12,10 +12,11 @@ import pytest
 
 from tests.bench.fakes import FakeEmbedder, account, item, picture, served
 from underpaint.bench import policies_report
+from underpaint.bench.arena import Match, entrants
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.machine import Machine
 from underpaint.bench.policies import VANILLA, Contest, Pace, Slice, blocks, cost_ratio, hold, images_in_all, speed
-from underpaint.bench.results import Bound, Costs, bound, judge_all, results
+from underpaint.bench.results import Bound, Costs, Jury, PolicyResult, bound, judge_all, results
 from underpaint.bench.served import Account
 from underpaint.bench.workload import WorkItem
 from underpaint.client.pictures import Picture
@@ -133,6 +134,12 @@ def test_the_variants_are_measured_in_turns() -> None:
     assert [variant for variant, _ in itertools.groupby(turns)] == ["large", "small"] * 2
 
 
+def recorded(contest: Contest, jury: Jury, found: dict[str, PolicyResult]) -> policies_report.Record:
+    entered = {entrant.name: entrant for entrant in entrants(["modm"], [])}
+    machine = Machine("cpu", 2, "Linux", 0.0)
+    return policies_report.Record(Match(contest, jury, found, 0.2), entered, {"concurrency": 2}, machine)
+
+
 # Results --------------------------------------------------------------------------------------------------------
 
 
@@ -167,8 +174,7 @@ def test_a_whole_run_is_written(tmp_path: Path) -> None:
     contest = hold(["modm"], ITEMS, FakeServer(), PACE)
     jury = judge_all(contest, FakeEmbedder())
     found = results(contest, jury, COSTS)
-    record = policies_report.Record(contest, jury, found, [], {"concurrency": 2}, Machine("cpu", 2, "Linux", 0.0))
-    policies_report.write(record, tmp_path)
+    policies_report.write(recorded(contest, jury, found), tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written["policies"]) == [VANILLA, "modm"]
     modm = written["policies"]["modm"]
@@ -188,8 +194,7 @@ def test_a_run_that_was_cut_short_says_so(tmp_path: Path) -> None:
     contest = hold(["modm"], ITEMS, FakeServer({"modm": KeyboardInterrupt}, after=8), PACE)
     jury = judge_all(contest, None)
     found = results(contest, jury, COSTS)
-    record = policies_report.Record(contest, jury, found, [], {"concurrency": 2}, Machine("cpu", 2, "Linux", 0.0))
-    policies_report.write(record, tmp_path)
+    policies_report.write(recorded(contest, jury, found), tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
     assert not written["complete"] and written["cut_short"] == "interrupted"
     assert written["policies"]["modm"]["fid_ratio"] is None

@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 
 from tqdm import tqdm
 
 from underpaint.bench.clip import Clip
+from underpaint.bench.dials import Dials, borrowed
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.load import work_off
-from underpaint.bench.policies import Contest, Pace, Paint, cost_ratio, hold, images_in_all
+from underpaint.bench.policies import Contest, Pace, cost_ratio, hold, images_in_all
 from underpaint.bench.quality import Embedder
-from underpaint.bench.results import Costs, Jury, PolicyResult, judge_all, results
-from underpaint.bench.serving import PATIENCE_S, painter, server, variant_painter
+from underpaint.bench.results import Costs, Jury, PolicyResult, judge_all, relative_cost, results
+from underpaint.bench.served import Served
+from underpaint.bench.serving import PATIENCE_S, Paint, painter, server, variant_painter
 from underpaint.bench.workload import WorkItem, workload
+from underpaint.client.pictures import Picture
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 from underpaint.policies import POLICIES, Calibration
 
-_DOORS = ("generate", "generate_stream")
+_RANDOM_MIX, _MODM = "random-mix", "modm"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A policy, and the thresholds that it goes by; None for those that the repository has."""
+
+    name: str
+    policy: str
+    calibration: Calibration | None = None
+
+    @property
+    def alpha(self) -> float | None:
+        return None if self.calibration is None else self.calibration.alpha
+
+
+def entrants(policies: Sequence[str], calibrations: Sequence[Calibration]) -> list[Entrant]:
+    """Every policy, by the first calibration; those that reuse anything, also by each of the others."""
+    first = calibrations[0] if calibrations else None
+    entered = [Entrant(policy, policy, first if uses_cache(policy) else None) for policy in policies]
+    for calibration in calibrations[1:]:
+        varied = [policy for policy in policies if uses_cache(policy)]
+        entered += [Entrant(f"{policy} α={calibration.alpha:g}", policy, calibration) for policy in varied]
+    return entered
+
+
+def uses_cache(policy: str) -> bool:
+    """Whether what was painted before matters to it."""
+    return policy in POLICIES and POLICIES[policy].needs.matches is not None
 
 
 @dataclass(frozen=True)
 class Order:
     """What a run is asked to do. ``warm``: requests that go ahead of those that count, into every cache."""
 
-    policies: tuple[str, ...]
+    entrants: tuple[Entrant, ...]
     requests: int
     seed: int
     warm: int
@@ -44,11 +73,12 @@ class Order:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One contest, judged."""
+    """One contest, judged. ``small_cost``: an image of the small variant in images of the large one, in time."""
 
     contest: Contest
     jury: Jury
     results: dict[str, PolicyResult]
+    small_cost: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,65 +105,78 @@ class Arena:
             embedder = None
         return cls(repository, deployment, flops, embedder)
 
-    def play(self, order: Order, repository: Path | None = None) -> Match:
-        """Serve everything, on a server of its own unless the order names one, and have it judged.
-
-        Args:
-            repository: served instead of the arena's own; they differ in nothing but thresholds.
-        """
+    def play(self, order: Order) -> Match:
+        """Serve everything, on a server of its own unless the order names one, and have it judged."""
+        small, large = self.deployment.small, self.deployment.large
         with (
-            server(order.url, repository or self.repository) as url,
+            borrowed(self.repository) as repository,
+            server(order.url, repository) as url,
             Client(url, timeout_s=PATIENCE_S) as client,
         ):
             client.wait_ready()
-            small, large = self.deployment.small, self.deployment.large
-            _say(f"measuring {small} against {large} …")
+            print(f"measuring {small} against {large} …", file=sys.stderr, flush=True)
             small_cost = cost_ratio(variant_painter(client), small, large, order.pace)
-            contest = _contest(order, painter(client))
+            dials = Dials(repository) if order.url is None else None
+            contest = _contest(order, painter(client), _Preparation(order, dials, small, small_cost))
         jury = judge_all(contest, self.embedder)
-        return Match(contest, jury, results(contest, jury, Costs(self.flops, small, small_cost)))
+        return Match(contest, jury, results(contest, jury, Costs(self.flops, small, small_cost)), small_cost)
 
 
-def uses_cache(policy: str) -> bool:
-    """Whether what was painted before matters to it."""
-    return policy in POLICIES and POLICIES[policy].needs.matches is not None
+class _Preparation:
+    """Sets thresholds and shares as the next slice wants them, where the server is ours."""
+
+    def __init__(self, order: Order, dials: Dials | None, small: str, small_cost: float) -> None:
+        self._entrants = {entrant.name: entrant for entrant in order.entrants}
+        self._dials, self._small, self._small_cost = dials, small, small_cost
+
+    def __call__(self, name: str, contest: Contest) -> None:
+        entrant = self._entrants.get(name)
+        if self._dials is None or entrant is None:
+            return
+        if entrant.calibration is not None:
+            self._dials.calibrate(entrant.calibration)
+        if entrant.policy == _RANDOM_MIX and contest.served.get(_MODM):
+            self._dials.share(self._share_at_cost_of(contest.served[_MODM]))
+
+    def _share_at_cost_of(self, served: Sequence[Served]) -> float:
+        """Of the small variant in a mix that costs as much as what was served."""
+        cost = mean(relative_cost(each.account, self._small, self._small_cost) for each in served)
+        return round(min(max((1 - cost) / (1 - self._small_cost), 0.0), 1.0), 3) if self._small_cost < 1 else 1.0
 
 
-def _contest(order: Order, paint: Paint) -> Contest:
+def _contest(order: Order, paint: Paint, prepare: _Preparation) -> Contest:
     items = list(islice(workload(order.seed), order.warm + order.requests))
     ahead, counted = items[: order.warm], items[order.warm :]
-    warmed = [policy for policy in order.policies if uses_cache(policy)]
-    total = len(warmed) * len(ahead) + images_in_all(order.policies, len(counted), order.pace)
+    names = [entrant.name for entrant in order.entrants]
+    policies = {entrant.name: entrant.policy for entrant in order.entrants}
+    warmed = [entrant.name for entrant in order.entrants if uses_cache(entrant.policy)]
+    total = len(warmed) * len(ahead) + images_in_all(names, len(counted), order.pace)
     with tqdm(total=total, unit="picture", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as bar:
 
-        def tell(policy: str) -> None:
-            bar.set_description(policy, refresh=False)
+        def paint_by_name(name: str, item: WorkItem) -> Picture:
+            return paint(policies.get(name, name), name, item)
+
+        def tell(name: str) -> None:
+            bar.set_description(name, refresh=False)
             bar.update()
 
-        for policy in warmed:
-            warm_up(policy, ahead, paint, order.pace.concurrency)
-            bar.update(len(ahead))
-        return hold(order.policies, counted, paint, order.pace, tell)
+        for name in warmed:
+            prepare(name, Contest(names))
+            warm_up(name, ahead, paint_by_name, tell, order.pace.concurrency)
+        return hold(names, counted, paint_by_name, order.pace, prepare, tell)
 
 
-def warm_up(policy: str, items: Sequence[WorkItem], paint: Paint, concurrency: int) -> None:
-    """Fill the cache of a policy with what it makes of earlier requests, as it would have done on its own."""
-    work_off(lambda number: paint(policy, items[number]), len(items), concurrency)
+def warm_up(
+    name: str,
+    items: Sequence[WorkItem],
+    paint: Callable[[str, WorkItem], Picture],
+    tell: Callable[[str], None],
+    concurrency: int,
+) -> None:
+    """Fill the cache of an entrant with what it makes of earlier requests, as it would have done on its own."""
 
+    def work(number: int) -> None:
+        paint(name, items[number])
+        tell(name)
 
-@contextmanager
-def repository_with(calibration: Calibration, repository: Path) -> Iterator[Path]:
-    """A model repository that differs from ``repository`` in its thresholds alone; its weights are links."""
-    with tempfile.TemporaryDirectory(prefix="underpaint-bench-") as name:
-        folder = Path(name)
-        for model in repository.resolve().iterdir():
-            if model.name in _DOORS:
-                shutil.copytree(model, folder / model.name)
-                calibration.save(folder / model.name / "1")
-            else:
-                (folder / model.name).symlink_to(model, target_is_directory=model.is_dir())
-        yield folder
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    work_off(work, len(items), concurrency)

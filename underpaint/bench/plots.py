@@ -182,10 +182,10 @@ def canvas(size: tuple[float, float], title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def panels(size: tuple[float, float], title: str, count: int) -> tuple[Any, list[Any]]:
-    """A figure with panels one above the other, which share what is to the right."""
+def panels(size: tuple[float, float], title: str, count: int, shared: bool = True) -> tuple[Any, list[Any]]:
+    """A figure with panels one above the other, which share what is to the right unless told otherwise."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(count, 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(count, 1, figsize=size, sharex=shared, squeeze=False, layout="constrained")
     axes[0, 0].set_title(title, loc="left", fontsize=15, weight="bold", pad=14)
     return figure, list(axes[:, 0])
 

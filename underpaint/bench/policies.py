@@ -86,12 +86,14 @@ def hold(
     items: Sequence[WorkItem],
     paint: Paint,
     pace: Pace,
+    prepare: Callable[[str, Contest], None] = lambda policy, contest: None,
     tell: Callable[[str], None] = lambda policy: None,
 ) -> Contest:
     """Run the contest. Ctrl-C, or a server that is gone, ends it early with what there is.
 
     Args:
-        policies: vanilla is among them, or added.
+        policies: names that ``paint`` understands; vanilla is among them, or added.
+        prepare: called before every slice with its policy and what has been measured so far.
         tell: called after every image, with the policy that painted it.
 
     Raises:
@@ -102,6 +104,7 @@ def hold(
     try:
         for block in blocks(items, pace.slice_items):
             for policy in ring.contest.policies:
+                prepare(policy, ring.contest)
                 ring.run(policy, block)
         if others:  # vanilla's pace after the last of them
             ring.run(VANILLA, block, again=True)

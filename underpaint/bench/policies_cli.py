@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,7 @@ from underpaint.errors import InvalidArgument
 from underpaint.policies import POLICIES, Calibration, by_name
 
 if TYPE_CHECKING:
-    from underpaint.bench.arena import Arena, Match, Order
-    from underpaint.bench.policies_report import AlphaPoint
+    from underpaint.bench.policies import Pace
 
 _EXAMPLES = """examples:
   underpaint bench policies --policies vanilla,modm,nirvana --requests 2000 --out out/bench
@@ -56,7 +55,7 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         action="append",
         default=[],
         metavar="FILE",
-        help="serve with these thresholds instead of the repository's; of several, each in turn, for the frontier",
+        help="go by these thresholds instead of the repository's; of several, by each in turn, for the frontier",
     )
     bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="results.json, plots, contact sheets")
     add_server_options(bench)
@@ -68,59 +67,24 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     with needs_extra():
         from underpaint.bench import policies_report
-        from underpaint.bench.arena import Arena, Order
+        from underpaint.bench.arena import Arena, Order, entrants
         from underpaint.bench.policies import Pace
     arena, machine = Arena.open(args.model_repository), Machine.here()
     machine.warn_if_busy()
-    order = Order(policies, args.requests, args.seed, args.warm, Pace(concurrency=args.concurrency), args.url)
-    played = _play(arena, order, calibrations[0] if calibrations else None)
-    if not played.results:
+    entered = tuple(entrants(policies, calibrations))
+    order = Order(entered, args.requests, args.seed, args.warm, Pace(concurrency=args.concurrency), args.url)
+    match = arena.play(order)
+    if not match.results:
         return _INTERRUPTED  # before there was anything to report
-    print(policies_report.text(played.results))
-    frontier = [] if played.contest.cut_short else _frontier(arena, order, calibrations[1:])
-    record = policies_report.Record(
-        played.contest,
-        played.jury,
-        played.results,
-        frontier,
-        _asked(args, order),
-        machine,
-        alpha=calibrations[0].alpha if calibrations else None,
-    )
+    print(policies_report.text(match.results))
+    asked = _asked(args, policies, order.pace)
+    record = policies_report.Record(match, {entrant.name: entrant for entrant in entered}, asked, machine)
     policies_report.write(record, args.out)
     print(f"results, plots and contact sheets: {args.out}")
-    if played.contest.cut_short:
-        print(f"underpaint: not complete: {played.contest.cut_short}", file=sys.stderr)
+    if match.contest.cut_short:
+        print(f"underpaint: not complete: {match.contest.cut_short}", file=sys.stderr)
         return _INTERRUPTED
     return 0
-
-
-def _play(arena: Arena, order: Order, calibration: Calibration | None) -> Match:
-    if calibration is None:
-        return arena.play(order)
-    from underpaint.bench.arena import repository_with
-
-    with repository_with(calibration, arena.repository) as repository:
-        return arena.play(order, repository)
-
-
-def _frontier(arena: Arena, order: Order, calibrations: list[Calibration]) -> list[AlphaPoint]:
-    """Those policies that go by thresholds, under each of these calibrations."""
-    from underpaint.bench.arena import uses_cache
-    from underpaint.bench.policies_report import AlphaPoint
-
-    order = replace(order, policies=tuple(policy for policy in order.policies if uses_cache(policy)))
-    points = []
-    for calibration in calibrations:
-        played = _play(arena, order, calibration)
-        points += [
-            AlphaPoint(calibration.alpha, policy, result)
-            for policy, result in played.results.items()
-            if uses_cache(policy)
-        ]
-        if played.contest.cut_short:
-            break
-    return points
 
 
 def _policies(text: str) -> tuple[str, ...]:
@@ -151,14 +115,14 @@ def _calibration(path: Path) -> Calibration:
         ) from None
 
 
-def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
+def _asked(args: argparse.Namespace, policies: tuple[str, ...], pace: Pace) -> dict[str, Any]:
     return {
-        "policies": list(order.policies),
-        "requests": order.requests,
-        "seed": order.seed,
-        "warm": order.warm,
-        "concurrency": order.pace.concurrency,
-        "pace": asdict(order.pace),
+        "policies": list(policies),
+        "requests": args.requests,
+        "seed": args.seed,
+        "warm": args.warm,
+        "concurrency": pace.concurrency,
+        "pace": asdict(pace),
         "calibrations": [str(path) for path in args.calibration],
         "server": args.url or "own",
         "versions": versions(),

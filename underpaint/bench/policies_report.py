@@ -3,60 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from underpaint.bench import plots
+from underpaint.bench.arena import Entrant, Match
 from underpaint.bench.machine import Machine
-from underpaint.bench.policies import VANILLA, Contest
+from underpaint.bench.policies import VANILLA
 from underpaint.bench.report import rounded, table, write_json
-from underpaint.bench.results import Jury, PolicyResult
+from underpaint.bench.results import PolicyResult
 from underpaint.bench.sheets import policy_sheet
 
 _COLUMNS = ("policy", "images/s", "×", "slices", "accuracy", "×", "95%", "FID ×", "CLIP ×", "diversity ×", "GFLOP ×",
             "hits", "skipped", "p50 s", "p99 s", "bound", "reached")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AlphaPoint:
-    """A policy under one of several calibrations."""
-
-    alpha: float
-    policy: str
-    result: PolicyResult
-
-
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One run. ``frontier``: the same under other calibrations; ``asked``: what the run was asked to do."""
+    """One run. ``asked``: what it was asked to do."""
 
-    contest: Contest
-    jury: Jury
-    results: Mapping[str, PolicyResult]
-    frontier: Sequence[AlphaPoint]
+    match: Match
+    entrants: Mapping[str, Entrant]
     asked: Mapping[str, Any]
     machine: Machine
-    alpha: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """``results.json``."""
+        """``results.json``. Policies under further calibrations stand apart, in ``frontier``."""
+        contest, renders = self.match.contest, self.match.jury.renders
+        told = {name: rounded(result.to_json()) for name, result in self.match.results.items()}
+        varied = [entrant for name, entrant in self.entrants.items() if name in told and name != entrant.policy]
         return {
-            "policies": {policy: rounded(result.to_json()) for policy, result in self.results.items()},
-            "bound": {policy: rounded(asdict(result.bound)) for policy, result in self.results.items()},
-            "frontier": [
-                {"alpha": point.alpha, "policy": point.policy, **rounded(point.result.to_json())}
-                for point in self.frontier
-            ],
-            "complete": not self.contest.cut_short,
-            "cut_short": self.contest.cut_short,
-            "judge_on_renders": None
-            if self.jury.renders is None
-            else float(self.jury.renders.accuracy.mean().round(4)),
+            "policies": {name: own for name, own in told.items() if name == self.policy(name)},
+            "bound": {name: rounded(asdict(result.bound)) for name, result in self.match.results.items()},
+            "frontier": [{"alpha": each.alpha, "policy": each.policy, **told[each.name]} for each in varied],
+            "small_cost": round(self.match.small_cost, 4),
+            "judge_on_renders": None if renders is None else round(float(renders.accuracy.mean()), 4),
+            "complete": not contest.cut_short,
+            "cut_short": contest.cut_short,
             "run": dict(self.asked),
             "machine": asdict(self.machine),
         }
+
+    def policy(self, name: str) -> str:
+        return self.entrants[name].policy if name in self.entrants else name
 
 
 def write(record: Record, out: Path) -> None:
@@ -65,11 +56,12 @@ def write(record: Record, out: Path) -> None:
     with (out / "requests.jsonl").open("w") as lines:
         lines.writelines(f"{json.dumps(line)}\n" for line in _requests(record))
     _plot(record, out)
-    for policy in record.results:
-        if policy != VANILLA:
-            served = record.contest.images_of(policy)
-            sheet = policy_sheet(policy, served, record.contest.images_of(VANILLA), _note(record.results[policy]))
-            sheet.save(out / f"{policy}_sheet.png")
+    contest = record.match.contest
+    for name, result in record.match.results.items():
+        if name == record.policy(name) != VANILLA:
+            note = f"{result.speed.ratio:.2f}× as fast"
+            sheet = policy_sheet(name, contest.images_of(name), contest.images_of(VANILLA), note)
+            sheet.save(out / f"{name}_sheet.png")
 
 
 def text(results: Mapping[str, PolicyResult]) -> str:
@@ -105,15 +97,11 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _note(result: PolicyResult) -> str:
-    return f"{result.speed.ratio:.2f}× as fast"
-
-
 def _requests(record: Record) -> Iterator[dict[str, Any]]:
     """One line a picture: what was asked, how it was served, how good it is."""
-    for policy in record.contest.policies:
-        judged = record.jury.policies.get(policy)
-        for place, served in enumerate(record.contest.images_of(policy)):
+    for policy in record.match.contest.policies:
+        judged = record.match.jury.policies.get(policy)
+        for place, served in enumerate(record.match.contest.images_of(policy)):
             item = served.item
             yield {
                 "policy": policy,
@@ -134,19 +122,16 @@ def _requests(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _plot(record: Record, out: Path) -> None:
-    served = {policy: record.contest.images_of(policy) for policy in record.results}
-    plots.throughput_bars([_bar(policy, result) for policy, result in record.results.items()], out / "throughput.png")
+    measured = record.match.results
+    main = {name: record.match.contest.images_of(name) for name in measured if name == record.policy(name)}
+    plots.throughput_bars([_bar(name, measured[name]) for name in main], out / "throughput.png")
     plots.latency_cdf(
-        {policy: [each.latency_s for each in own] for policy, own in served.items()},
+        {name: [each.latency_s for each in own] for name, own in main.items()},
         out / "latency.png",
         f"{record.asked['concurrency']} requests at a time",
     )
-    plots.hit_rate({p: [each.account.hit for each in own] for p, own in served.items()}, out / "hit_rate.png")
-    points = [_point(policy, result, None) for policy, result in record.results.items()]
-    if record.frontier:  # then alphas tell the points of one policy apart
-        varied = {point.policy for point in record.frontier}
-        points = [_point(p, r, record.alpha if p in varied else None) for p, r in record.results.items()]
-        points += [_point(point.policy, point.result, point.alpha) for point in record.frontier]
+    plots.hit_rate({name: [each.account.hit for each in own] for name, own in main.items()}, out / "hit_rate.png")
+    points = [_point(record, name, result) for name, result in measured.items()]
     if known := [point for point in points if point is not None]:
         plots.frontier(known, out / "frontier.png")
 
@@ -156,9 +141,11 @@ def _bar(policy: str, result: PolicyResult) -> plots.Bar:
     return plots.Bar(policy, result.speed.ratio, min(slices), max(slices), result.bound.throughput_ratio)
 
 
-def _point(policy: str, result: PolicyResult, alpha: float | None) -> plots.Point | None:
-    """None where the pictures have not been judged."""
-    ratios = result.ratios
+def _point(record: Record, name: str, result: PolicyResult) -> plots.Point | None:
+    """None where the pictures have not been judged. Where there are several calibrations, α tells them apart."""
+    ratios, policy = result.ratios, record.policy(name)
     if ratios is None or ratios.accuracy is None:
         return None
+    several = sum(entrant.policy == policy for entrant in record.entrants.values()) > 1
+    alpha = record.entrants[name].alpha if several else None
     return plots.Point(policy, result.speed.ratio, ratios.accuracy, ratios.accuracy_low, ratios.accuracy_high, alpha)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from underpaint.bench.policies import Paint
 from underpaint.bench.workload import WorkItem
 from underpaint.client.pictures import Picture
 from underpaint.client.prompts import PROMPTS
@@ -20,6 +20,7 @@ from underpaint.deployment import default_repository
 from underpaint.errors import Unsupported
 
 STORE_VARIABLE = "UNDERPAINT_STORE"
+Paint = Callable[[str, str, WorkItem], Picture]  # under a policy, for a name, a request
 PATIENCE_S = 300.0  # a request that takes longer will never come
 
 
@@ -42,11 +43,12 @@ def server(url: str | None, repository: Path) -> Iterator[str]:
 
 
 def painter(client: Client) -> Paint:
-    """Serves requests, each policy with a cache of its own that nobody has used before."""
+    """Serves requests, each name with a cache of its own that nobody has used before."""
     run = secrets.token_hex(4)
 
-    def paint(policy: str, item: WorkItem) -> Picture:
-        return client.generate(item.caption, seed=item.seed, policy=policy, tenant=f"bench-{run}-{policy}")
+    def paint(policy: str, name: str, item: WorkItem) -> Picture:
+        tenant = f"bench-{run}-{re.sub('[^A-Za-z0-9._-]', '', name)}"
+        return client.generate(item.caption, seed=item.seed, policy=policy, tenant=tenant)
 
     return paint
 

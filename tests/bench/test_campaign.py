@@ -1,0 +1,169 @@
+"""The campaign of a calibration, in a studio whose pictures have a quality that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.bench.fakes import FakeEmbedder
+from underpaint.bench import calibrate_cli
+from underpaint.bench.calibrate import SYSTEMS, Measurements, Pair
+from underpaint.bench.calibrate_plot import quality_by_similarity
+from underpaint.bench.campaign import Campaign, Nearest, Plan, nearest
+from underpaint.bench.studio import Painted, Studio
+from underpaint.bench.workload import WorkItem
+from underpaint.build.tiny.scenes import render
+from underpaint.cli import main
+from underpaint.client.address import Address
+from underpaint.client.messages import Call
+from underpaint.client.serving import deployment_of
+from underpaint.policies import Calibration
+
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+PLAN = Plan(stored=8, queries=6, seed=1, small_steps=10, large_steps=25)
+
+
+class FakeStudio:
+    """Full pictures are true; refined ones are the image that they start from, resumed ones are black."""
+
+    def __init__(self, interrupted_at: int | None = None) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self._interrupted_at = interrupted_at
+
+    def _call(self, name: str, number: int) -> None:
+        if len(self.calls) == self._interrupted_at:
+            raise KeyboardInterrupt
+        self.calls.append((name, number))
+
+    def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted:
+        self._call("noise", len(capture_steps))
+        latents = {step: np.full((1, 2, 2), step, np.float32) for step in capture_steps}
+        return Painted(np.asarray(render(item.scene)), latents)
+
+    def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted:
+        self._call("image", skip)
+        return Painted(image)
+
+    def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted:
+        assert (latents == step).all()
+        self._call("latents", step)
+        return Painted(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_a_plan_skips_what_the_policies_skip() -> None:
+    assert PLAN.refine_skips == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert PLAN.resume_steps == [2, 5, 7, 10, 12]
+    assert PLAN.pictures == 8 + 6 * (1 + 8 + 5)
+    assert Plan(1, 1, 0, small_steps=4, large_steps=25).refine_skips == [1, 2, 3]
+
+
+def test_everything_is_painted_and_judged() -> None:
+    studio = FakeStudio()
+    campaign = Campaign(PLAN, studio, FakeEmbedder())
+    assert campaign.paint() and len(studio.calls) == PLAN.pictures
+    pairs = campaign.pairs()
+    assert set(pairs) == set(SYSTEMS)
+    assert all(len(own) == PLAN.queries for own in pairs.values())
+    for pair in pairs["modm"]:
+        assert pair.full > 0.8 and list(pair.by_skip) == [skip / 10 for skip in PLAN.refine_skips]
+        assert len(set(pair.by_skip.values())) == 1  # this studio ignores the skip
+    assert np.mean([pair.by_skip[0.08] for pair in pairs["nirvana"]]) < 0.3
+    assert [list(pair.by_skip) for pair in pairs["retrieval"]] == [[1.0]] * PLAN.queries
+
+
+def test_ctrl_c_keeps_what_is_whole() -> None:
+    campaign = Campaign(PLAN, FakeStudio(interrupted_at=8 + 6 + 6 * 2 + 3), FakeEmbedder())
+    assert not campaign.paint()
+    pairs = campaign.pairs()
+    assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.1, 0.2]] * PLAN.queries
+    assert all(not pair.by_skip for pair in pairs["nirvana"])
+
+
+def test_ctrl_c_before_there_is_anything_to_compare() -> None:
+    campaign = Campaign(PLAN, FakeStudio(interrupted_at=3), FakeEmbedder())
+    assert not campaign.paint() and campaign.pairs() == {}
+
+
+def test_the_nearest_is_that_of_the_greatest_cosine() -> None:
+    entries = np.eye(3, dtype=np.float32)
+    queries = np.array([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], np.float32)
+    assert nearest(queries, entries) == [Nearest(1, 0.8), Nearest(2, 1.0)]
+
+
+class FakeTransport:
+    address = Address("grpc", "nowhere", 1)
+
+    def __init__(self) -> None:
+        self.asked: list[Call] = []
+
+    def infer(self, call: Call, timeout_s: float | None) -> dict[str, np.ndarray]:
+        self.asked.append(call)
+        image = np.zeros((1, 64, 64, 3), np.uint8)
+        return {"image": image, "refined_image": image, "captured_latents": np.zeros((1, 2, 4, 16, 16), np.float32)}
+
+
+def test_a_studio_calls_the_ensemble_of_each_start() -> None:
+    transport, deployment = FakeTransport(), deployment_of(REPOSITORY)
+    studio = Studio(transport, deployment)  # type: ignore[arg-type]
+    item = WorkItem(0, None, "a red circle", 5, None, None, 0)  # type: ignore[arg-type]
+    painted = studio.from_noise(item, capture_steps=[2, 5])
+    assert sorted(painted.latents) == [2, 5] and painted.latents[2].shape == (4, 16, 16)
+    studio.from_image(item, painted.image, 4)
+    studio.from_latents(item, painted.latents[5], 5)
+    models = [call.model for call in transport.asked]
+    assert models == [deployment.large, f"{deployment.small}_refine", f"{deployment.large}_resume"]
+    first, refine, resume = (call.inputs for call in transport.asked)
+    assert first["capture_steps"].tolist() == [[2, 5]] and first["seed"].tolist() == [[5]]
+    assert refine["image"].shape == (1, 64, 64, 3) and refine["start_step"].tolist() == [[4]]
+    assert resume["start_latents"].shape == (1, 4, 16, 16)
+
+
+# The command ----------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, **changes: object) -> Path:
+    """Measurements of the deployed models: everything above .9 is as good as new."""
+    deployment = deployment_of(REPOSITORY)
+    similarities = np.linspace(0.6, 1.0, 400)
+    pairs = tuple(Pair(float(s), 1.0, {0.2: float(s > 0.9), 0.4: float(s > 0.95)}) for s in similarities)
+    measured = Measurements(
+        deployment.embedder,
+        deployment.variant(deployment.small).weights,
+        deployment.variant(deployment.large).weights,
+        dict.fromkeys(SYSTEMS, pairs),
+    )
+    path = folder / "measured.json"
+    Measurements(**{**vars(measured), **changes}).save(path)  # type: ignore[arg-type]
+    return path
+
+
+def test_thresholds_come_from_saved_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not deployment_of(REPOSITORY).embedder:
+        pytest.skip("the repository has no embedders")
+    output, plot = tmp_path / "a95.json", tmp_path / "plot.png"
+    arguments = ["--load", str(saved(tmp_path)), "--alpha", "0.95", "--output", str(output), "--plot", str(plot)]
+    assert main(["calibrate", "--model-repository", str(REPOSITORY), *arguments]) == 0
+    written = Calibration.from_json(output.read_text())
+    assert written.alpha == 0.95 and [row.skip for row in written.modm.rows] == [0.4, 0.2]
+    assert written.modm.reach == pytest.approx(0.9, abs=0.04)
+    assert plot.stat().st_size > 5000
+    assert "modm: 40% from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"), [({"small": "another"}, 2), ({"complete": False}, 130)], ids=["misfit", "interrupted"]
+)
+def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict[str, object], code: int) -> None:
+    output = tmp_path / "a.json"
+    arguments = ["--load", str(saved(tmp_path, **changes)), "--output", str(output)]
+    assert main(["calibrate", "--model-repository", str(REPOSITORY), *arguments]) == code
+    assert not output.exists()
+
+
+def test_too_few_pairs_can_be_drawn(tmp_path: Path) -> None:
+    measured = Measurements("e", "s", "l", dict.fromkeys(SYSTEMS, (Pair(0.9, 1.0, {0.2: 1.0}),)))
+    quality_by_similarity(measured, 0.98, tmp_path / "plot.png")
+    assert "never" in calibrate_cli.text("modm", measured.pairs["modm"], 0.98)

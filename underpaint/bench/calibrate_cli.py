@@ -1,0 +1,144 @@
+"""The command ``underpaint calibrate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from underpaint.bench.calibrate import SYSTEMS, Measurements, Pair, bins, promise, thresholds
+from underpaint.bench.clip import Clip
+from underpaint.bench.dials import DOORS
+from underpaint.bench.machine import Machine, now
+from underpaint.bench.report import table
+from underpaint.bench.serving import add_server_options, needs_extra, server
+from underpaint.client.serving import deployment_of
+from underpaint.client.transport import connect
+from underpaint.deployment import Deployment
+from underpaint.errors import InvalidArgument
+from underpaint.policies import Calibration
+
+_INTERRUPTED = 130
+_SEED = 7000  # the workload of `bench policies` has 0 unless told otherwise: nothing is calibrated on what it asks
+_EXAMPLES = """examples:
+  underpaint calibrate                                    # measure, and write thresholds into the model repository
+  underpaint calibrate --save out/measured.json --output out/a98.json
+  underpaint calibrate --load out/measured.json --alpha 0.95 --output out/a95.json     # paints nothing
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="measure how similar is similar enough, for policies that reuse what was painted",
+        description="Paints queries from what is found for them, at every skip, has the judge compare them with full "
+        "pictures of the same, and writes thresholds that keep a share of full quality. Ten minutes on two cores.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--alpha", type=float, default=0.98, help="share of full quality to keep (default: 0.98)")
+    parser.add_argument("--stored", type=int, default=400, metavar="N", help="pictures to find (default: 400)")
+    parser.add_argument("--queries", type=int, default=400, metavar="N", help="requests to try (default: 400)")
+    parser.add_argument("--seed", type=int, default=_SEED, help=f"of the workload (default: {_SEED})")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep what was measured, for another --alpha")
+    parser.add_argument("--load", type=Path, metavar="FILE", help="take what was measured from there; paint nothing")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: calibration.json of the model repository")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw quality by similarity for every skip")
+    add_server_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+    deployment = deployment_of(args.model_repository)
+    measured = Measurements.load(args.load) if args.load else _measure(args, deployment)
+    if args.save and measured.pairs:
+        measured.save(args.save)
+        print(f"measurements: {args.save}")
+    if not measured.complete:
+        print("underpaint: interrupted, so no thresholds are written", file=sys.stderr)
+        return _INTERRUPTED
+    calibration = calibrate(measured, args.alpha)
+    if problem := calibration.misfit(deployment):
+        raise InvalidArgument(f"--load {args.load}: {problem}")
+    for system in SYSTEMS:
+        print(text(system, measured.pairs[system], args.alpha))
+    for path in _write(calibration, args):
+        print(f"thresholds: {path}")
+    if args.plot:
+        with needs_extra():
+            from underpaint.bench.calibrate_plot import quality_by_similarity
+        quality_by_similarity(measured, args.alpha, args.plot)
+        print(f"plot: {args.plot}")
+    return 0
+
+
+def calibrate(measured: Measurements, alpha: float) -> Calibration:
+    """Thresholds for every system."""
+    return Calibration(
+        embedder=measured.embedder,
+        small=measured.small,
+        large=measured.large,
+        alpha=alpha,
+        modm=thresholds(measured.pairs["modm"], alpha),
+        nirvana=thresholds(measured.pairs["nirvana"], alpha),
+        retrieval=thresholds(measured.pairs["retrieval"], alpha),
+        measured_at=measured.measured_at,
+        measured_on=measured.measured_on,
+    )
+
+
+def text(system: str, pairs: tuple[Pair, ...], alpha: float) -> str:
+    """What was measured, a line a bin: quality at every skip, over full quality. And what the thresholds make of it."""
+    skips = sorted(pairs[0].by_skip)
+    lines = [("similarity", "pairs", "full", *(f"skip {skip:.0%}" for skip in skips))]
+    for each in bins(pairs):
+        ratios = [f"{each.by_skip[skip] / max(each.full, 1e-9):.3f}" for skip in skips]
+        lines.append((f"{each.similarity:.4f}", str(each.pairs), f"{each.full:.3f}", *ratios))
+    found = thresholds(pairs, alpha)
+    rows = ", ".join(f"{row.skip:.0%} from {row.similarity:.4f}" for row in found.rows) or "never"
+    expected = promise(pairs, found)
+    kept = "" if expected.quality is None else f", {expected.quality:.1%} of full quality on hits"
+    summary = f"{expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped{kept}"
+    return f"{system}: {rows}  ({summary})\n{table(lines)}\n"
+
+
+def _measure(args: argparse.Namespace, deployment: Deployment) -> Measurements:
+    from underpaint.bench.campaign import Campaign, Plan
+    from underpaint.bench.studio import Studio
+
+    plan = Plan.of(deployment, args.stored, args.queries, args.seed)
+    embedder = Clip(args.model_repository, deployment.family)
+    machine = Machine.here()
+    with server(args.url, args.model_repository) as url:
+        transport = connect(url)
+        campaign = Campaign(plan, Studio(transport, deployment), embedder)
+        complete = campaign.paint()
+        transport.close()
+    return Measurements(
+        embedder=deployment.embedder,
+        small=deployment.variant(deployment.small).weights,
+        large=deployment.variant(deployment.large).weights,
+        pairs=campaign.pairs(),
+        measured_at=now(),
+        measured_on=f"{machine.cpu}, {machine.cores} cores",
+        complete=complete,
+    )
+
+
+def _write(calibration: Calibration, args: argparse.Namespace) -> list[Path]:
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(calibration.to_json(), encoding="utf-8")
+        return [args.output]
+    return [calibration.save(args.model_repository / door / "1") for door in DOORS]
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 < args.alpha <= 1:
+        raise InvalidArgument.of("alpha", args.alpha, "a share of full quality, above 0 and up to 1")
+    for name in ("stored", "queries"):
+        if getattr(args, name) < 1:
+            raise InvalidArgument.of(name, getattr(args, name), "1 or more")
+    if args.load and (args.save or args.url):
+        raise InvalidArgument.of("load", str(args.load), "without --save and --url: nothing is measured")

@@ -1,0 +1,183 @@
+"""What ``underpaint calibrate`` paints: a store of full pictures, and queries from what is found there, at every skip.
+
+Store and queries are one workload, the queries after the store, so that matches are as similar, and as different, as
+they are in service. Each query is painted in full as well, which is what its other pictures are compared with.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from underpaint.bench.calibrate import Pair
+from underpaint.bench.load import work_off
+from underpaint.bench.quality import Embedder, attribute_accuracy, read_all
+from underpaint.bench.studio import Painted
+from underpaint.bench.workload import WorkItem, workload
+from underpaint.deployment import Deployment
+from underpaint.policies.nirvana import kept_steps
+from underpaint.policies.thresholds import whole_steps
+
+REFINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+CONCURRENCY = 16
+
+
+class Painter(Protocol):
+    """Something like ``Studio``."""
+
+    def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted: ...
+
+    def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted: ...
+
+    def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is painted, and which steps are skipped: of the small variant's, and of the large one's."""
+
+    stored: int
+    queries: int
+    seed: int
+    small_steps: int
+    large_steps: int
+
+    @classmethod
+    def of(cls, deployment: Deployment, stored: int, queries: int, seed: int) -> Plan:
+        small, large = (deployment.variant(name) for name in (deployment.small, deployment.large))
+        return cls(stored, queries, seed, small.num_inference_steps, large.num_inference_steps)
+
+    @property
+    def refine_skips(self) -> list[int]:
+        return sorted({whole_steps(share, self.small_steps) for share in REFINE_SHARES} - {0})
+
+    @property
+    def resume_steps(self) -> list[int]:
+        """Those that Nirvana keeps latents of."""
+        return list(kept_steps(self.large_steps))
+
+    @property
+    def pictures(self) -> int:
+        """In all."""
+        return self.stored + self.queries * (1 + len(self.refine_skips) + len(self.resume_steps))
+
+
+class Campaign:
+    """Everything that is painted, as far as it has got."""
+
+    def __init__(self, plan: Plan, painter: Painter, embedder: Embedder) -> None:
+        items = list(islice(workload(plan.seed), plan.stored + plan.queries))
+        self._plan, self._painter, self._embedder = plan, painter, embedder
+        self._store, self._queries = items[: plan.stored], items[plan.stored :]
+        self._full: list[Painted] = []
+        self._found: list[Painted] = []
+        self._by_image: list[Nearest] = []
+        self._by_text: list[Nearest] = []
+        self._refined: dict[int, list[Painted]] = {}
+        self._resumed: dict[int, list[Painted]] = {}
+
+    def paint(self) -> bool:
+        """Paint everything; False where Ctrl-C came first. What has been painted so far can be judged all the same."""
+        bar = tqdm(total=self._plan.pictures, unit="picture", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        with bar:
+            try:
+                self._paint(_Easel(bar))
+            except KeyboardInterrupt:
+                return False
+        return True
+
+    def _paint(self, easel: _Easel) -> None:
+        plan, painter = self._plan, self._painter
+        stored = easel.paint("store", lambda item, _: painter.from_noise(item, plan.resume_steps), self._store)
+        self._match(stored)
+        images = [stored[match.place].image for match in self._by_image]
+        latents = [stored[match.place].latents for match in self._by_text]
+        self._full = easel.paint("queries in full", lambda item, _: painter.from_noise(item), self._queries)
+        for skip in plan.refine_skips:
+            refine = partial(_refine, painter, images, skip)
+            self._refined[skip] = easel.paint(f"refined from step {skip}", refine, self._queries)
+        for step in plan.resume_steps:
+            resume = partial(_resume, painter, latents, step)
+            self._resumed[step] = easel.paint(f"resumed from step {step}", resume, self._queries)
+
+    def _match(self, stored: Sequence[Painted]) -> None:
+        texts = self._embedder.texts([item.caption for item in self._queries])
+        self._by_image = nearest(texts, self._embedder.images(np.stack([painted.image for painted in stored])))
+        self._by_text = nearest(texts, self._embedder.texts([item.caption for item in self._store]))
+        self._found = [stored[match.place] for match in self._by_text]
+
+    def pairs(self) -> dict[str, tuple[Pair, ...]]:
+        """By system, of everything that was painted for all queries."""
+        if not self._full:
+            return {}
+        full = self._accuracies("full pictures", self._full)
+        refined = {n / self._plan.small_steps: self._accuracies(f"skip {n}", own) for n, own in self._refined.items()}
+        resumed = {n / self._plan.large_steps: self._accuracies(f"step {n}", own) for n, own in self._resumed.items()}
+        return {
+            "modm": _pairs(self._by_image, full, refined),
+            "nirvana": _pairs(self._by_text, full, resumed),
+            "retrieval": _pairs(self._by_text, full, {1.0: self._accuracies("found pictures", self._found)}),
+        }
+
+    def _accuracies(self, what: str, painted: Sequence[Painted]) -> np.ndarray:
+        scenes = [item.scene for item in self._queries]
+        verdicts = read_all(np.stack([each.image for each in painted]), scenes, what)
+        return np.array([attribute_accuracy(verdict) for verdict in verdicts])
+
+
+def _refine(painter: Painter, images: Sequence[np.ndarray], skip: int, item: WorkItem, number: int) -> Painted:
+    return painter.from_image(item, images[number], skip)
+
+
+def _resume(
+    painter: Painter, latents: Sequence[dict[int, np.ndarray]], step: int, item: WorkItem, number: int
+) -> Painted:
+    return painter.from_latents(item, latents[number][step], step)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Where in the store, and how similar."""
+
+    place: int
+    similarity: float
+
+
+def nearest(queries: np.ndarray, entries: np.ndarray) -> list[Nearest]:
+    """The entry of the greatest cosine for each query; rows of unit length. Of equals, the first."""
+    similarities = queries @ entries.T
+    places = similarities.argmax(axis=1)
+    return [Nearest(int(place), round(float(row[place]), 6)) for row, place in zip(similarities, places, strict=True)]
+
+
+class _Easel:
+    """Paints lists of pictures, many at a time, and keeps the progress bar moving."""
+
+    def __init__(self, bar: tqdm[None]) -> None:
+        self._bar = bar
+
+    def paint(self, what: str, one: Callable[[WorkItem, int], Painted], items: Sequence[WorkItem]) -> list[Painted]:
+        """``one`` is given each item and its place."""
+        self._bar.set_description(what)
+        done: dict[int, Painted] = {}
+
+        def work(number: int) -> None:
+            done[number] = one(items[number], number)
+            self._bar.update()
+
+        work_off(work, len(items), CONCURRENCY)
+        return [done[number] for number in range(len(items))]
+
+
+def _pairs(matches: Sequence[Nearest], full: np.ndarray, by_skip: dict[float, np.ndarray]) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(match.similarity, float(full[i]), {skip: float(own[i]) for skip, own in by_skip.items()})
+        for i, match in enumerate(matches)
+    )

@@ -1,0 +1,63 @@
+"""A model repository whose thresholds and shares can be changed while it serves, without touching the original.
+
+The front doors read calibration.json and settings.json again about once a second (``front_door/settings_files.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from underpaint.policies import Calibration
+
+DOORS = ("generate", "generate_stream")
+_SETTINGS = "settings.json"
+_SETTLE_S = 2.5
+
+
+@contextmanager
+def borrowed(repository: Path) -> Iterator[Path]:
+    """A copy of the front doors beside links to every other model."""
+    with tempfile.TemporaryDirectory(prefix="underpaint-bench-") as name:
+        folder = Path(name)
+        for model in repository.resolve().iterdir():
+            if model.name in DOORS:
+                shutil.copytree(model, folder / model.name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (folder / model.name).symlink_to(model, target_is_directory=model.is_dir())
+        yield folder
+
+
+class Dials:
+    """The files that a borrowed repository's front doors go by. Turning one waits until it has been noticed."""
+
+    def __init__(self, repository: Path, wait: Callable[[float], None] = time.sleep) -> None:
+        self._folders = [repository / door / "1" for door in DOORS]
+        self._wait = wait
+        self._calibration: Calibration | None = None
+        self._share: float | None = None
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Go by these thresholds from now on."""
+        if calibration == self._calibration:
+            return
+        self._calibration = calibration
+        for folder in self._folders:
+            calibration.save(folder)
+        self._wait(_SETTLE_S)
+
+    def share(self, small_share: float) -> None:
+        """Have the policy random-mix give so many of its requests to the small variant."""
+        if small_share == self._share:
+            return
+        self._share = small_share
+        for folder in self._folders:
+            path = folder / _SETTINGS
+            decided = json.loads(path.read_text()) if path.is_file() else {}
+            path.write_text(json.dumps({**decided, "small_share": small_share}))
+        self._wait(_SETTLE_S)

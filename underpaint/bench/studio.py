@@ -1,0 +1,67 @@
+"""Painting from any start, by calling ensembles directly: what policies would decide is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from underpaint.bench.workload import WorkItem
+from underpaint.client.messages import Call
+from underpaint.client.transport import Transport
+from underpaint.deployment import Deployment
+from underpaint.requests import GenerateRequest
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A picture, uint8 [H, W, 3], and its latents, float32 [C, h, w], as they were before some of its steps."""
+
+    image: np.ndarray
+    latents: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class Studio:
+    """Has requests painted by a server's ensembles; threads may share it."""
+
+    def __init__(self, transport: Transport, deployment: Deployment, patience_s: float = 300.0) -> None:
+        self._transport, self._deployment, self._patience_s = transport, deployment, patience_s
+
+    def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted:
+        """By the large variant."""
+        extra = {"capture_steps": _batch(list(capture_steps), np.int32)} if capture_steps else {}
+        outputs = self._run(self._deployment.large, "", item, extra)
+        if not capture_steps:
+            return Painted(outputs["image"][0])
+        return Painted(outputs["image"][0], dict(zip(capture_steps, outputs["captured_latents"][0], strict=True)))
+
+    def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted:
+        """Refined by the small variant, from its step ``skip`` on."""
+        extra = {"image": image[None], "start_step": _batch([skip], np.int32)}
+        return Painted(self._run(self._deployment.small, "_refine", item, extra)["refined_image"][0])
+
+    def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted:
+        """Resumed by the large variant, from its step ``step`` on."""
+        extra = {"start_latents": latents[None], "start_step": _batch([step], np.int32)}
+        return Painted(self._run(self._deployment.large, "_resume", item, extra)["image"][0])
+
+    def _run(self, variant: str, pipeline: str, item: WorkItem, extra: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request = GenerateRequest(item.caption, seed=item.seed)
+        sampling = self._deployment.sampling(request, self._deployment.variant(variant))
+        inputs = {
+            "prompt": _batch([request.prompt.encode()], np.object_),
+            "negative_prompt": _batch([b""], np.object_),
+            "seed": _batch([sampling.seed], np.int64),
+            "num_inference_steps": _batch([sampling.num_inference_steps], np.int32),
+            "guidance_scale": _batch([sampling.guidance_scale], np.float32),
+            "scheduler": _batch([sampling.scheduler.encode()], np.object_),
+            "height": _batch([sampling.height], np.int32),
+            "width": _batch([sampling.width], np.int32),
+        }
+        return dict(self._transport.infer(Call(variant + pipeline, {**inputs, **extra}, {}), self._patience_s))
+
+
+def _batch(row: Sequence[Any], dtype: Any) -> np.ndarray:
+    return np.array([row], dtype=dtype)
