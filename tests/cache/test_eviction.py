@@ -246,7 +246,7 @@ def test_pinned_entries_stay_and_full_of_them_nothing_fits() -> None:
     assert goes(evictor) == [(2, None)]
     evictor.add(3, (), N)
     evictor.pin(3)
-    with pytest.raises(Unavailable, match=r"the cache holds 2 of 2, 1 more do not fit and what is pinned must stay"):
+    with pytest.raises(Unavailable, match=r"the cache holds 2 of 2, 1 more do not fit, and what is pinned must stay"):
         evictor.make_room(1)
     assert evictor.size == 2
     evictor.unpin(1)

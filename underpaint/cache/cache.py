@@ -23,7 +23,7 @@ from underpaint.cache.index import Index
 from underpaint.cache.reader import Vectors
 from underpaint.cache.scope import check_tenant, tenant_of
 from underpaint.cache.store import Departed, Departure, Store, Use
-from underpaint.errors import InvalidArgument, NotFound
+from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 LOG = logging.getLogger("underpaint.cache")
 
@@ -232,9 +232,13 @@ class ImageCache:
             self._evictor.add(holding.entry_id, holding.steps, holding.num_inference_steps, holding.past)
             if holding.pinned:
                 self._evictor.pin(holding.entry_id)
-        victims = self._evictor.make_room(0)
-        self._remove(self._departures(victims))
-        self._count("evictions", len(victims))
+        try:
+            victims = self._evictor.make_room(0)
+        except Unavailable as error:  # more is pinned than fits now: it stays, and nothing comes in
+            LOG.warning("%s", error)
+        else:
+            self._remove(self._departures(victims))
+            self._count("evictions", len(victims))
         for batch in self._store.vectors():
             self._shelve(batch)
 

@@ -209,7 +209,7 @@ class Evictor:
             if unit is None:
                 self.restore(victims)
                 raise Unavailable(
-                    f"the cache holds {self._size} of {self.capacity}, {needed} more do not fit and what is pinned "
+                    f"the cache holds {self._size} of {self.capacity}, {needed} more do not fit, and what is pinned "
                     "must stay: unpin something, or raise the capacity"
                 )
             self._drop(unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from underpaint.cache.errors import StoreUnavailable, explained
@@ -15,20 +16,23 @@ class StoreLock:
     """Held from construction to ``close``, or to the end of the process, however that comes: flock(2)."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises StoreUnavailable, where another process, or another opener in this one, holds it."""
         with explained(folder, "take the lock"):
-            self._file = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = (folder / _NAME).open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self._file, 20, 0).decode(errors="replace").strip()
-            os.close(self._file)
+            self._file.seek(0)
+            holder = self._file.read(20).decode(errors="replace") or "(unknown)"
+            self._file.close()
             raise StoreUnavailable(
                 "held",
-                f"the cache store {folder} is in use by process {holder or '(unknown)'}: stop that server first, or "
-                "name another store with --store",
+                f"the cache store {folder} is in use by process {holder}: stop that server first, or name another "
+                "store with --store",
             ) from None
-        os.truncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk; the name only helps to find the holder
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
