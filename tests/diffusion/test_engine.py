@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.diffusion.fake_unet import PATIENCE_S, PREDICTION, Clock, FakeUNet, Gate, Painting
+from tests.diffusion.fake_unet import PATIENCE_S, PREDICTION, Clock, FakeUNet, Gate, Painting, begun
 from underpaint.diffusion import engine as engine_module
 from underpaint.diffusion import prediction
 from underpaint.diffusion.batcher import StepBatcher, Ticket
@@ -41,7 +41,7 @@ class Studio:
         self, unet: FakeUNet, max_rows: int = 64, stacks: int = 1, capacity: int = 256, retry_for_s: float = 30.0
     ) -> None:
         self.unet, self.clock = unet, Clock()
-        denoiser = Denoiser(unet, prediction.by_name(PREDICTION))
+        denoiser = Denoiser(begun(unet), prediction.by_name(PREDICTION))
         batcher = StepBatcher(max_rows, stacks, capacity=capacity)
         self.engine = Engine(denoiser, batcher, stacks, retry_for_s, self.clock)
 

@@ -3,8 +3,7 @@ decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,22 +14,23 @@ from underpaint.diffusion.sampling import guide, step
 from underpaint.diffusion.schedule import Schedule
 from underpaint.errors import Internal
 
+Answer = Callable[[], np.ndarray]
+
 
 class UNet(Protocol):
     """Noise prediction for b rows, each at a timestep of its own."""
 
-    def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-        """
+    def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> Answer:
+        """Begin a prediction, so that several can be under way at once.
+
         Args:
             sample: float32 [b, C, h, w].
             timestep: float32 [b].
             encoder_hidden_states: float32 [b, T, D].
 
         Returns:
-            float32 [b, C, h, w].
-
-        Raises:
-            UnderpaintError: the call failed; calling again may succeed.
+            What waits for the answer, float32 [b, C, h, w], and raises an UnderpaintError if the call has failed;
+            calling again may succeed.
         """
 
 
@@ -75,10 +75,8 @@ class Trajectory:
 class Denoiser:
     """The step that a variant's UNet makes."""
 
-    def __init__(self, unet: UNet, prediction: Prediction, max_calls: int = 1) -> None:
-        """``max_calls``: how many UNet calls a step may be spread over, side by side."""
+    def __init__(self, unet: UNet, prediction: Prediction) -> None:
         self._unet, self._prediction = unet, prediction
-        self._pool = ThreadPoolExecutor(max_calls, thread_name_prefix="unet")
 
     def advance(self, trajectories: Sequence[Trajectory], calls: int = 1) -> None:
         """Move each trajectory on by one step, in ``calls`` UNet calls. When one of them fails, none has moved."""
@@ -111,16 +109,21 @@ class Denoiser:
     def _call(self, calls: int, *rows: np.ndarray) -> np.ndarray:
         """The UNet's answer to all rows, in ``calls`` parts side by side."""
         parts = list(zip(*(np.array_split(array, calls) for array in rows), strict=True))
-        others = [self._pool.submit(self._checked, *part) for part in parts[1:]]
-        try:
-            first = self._checked(*parts[0])
-        finally:
-            wait(others)  # a step is tried again as a whole, when all of it has come back
-        outputs = [first, *(other.result() for other in others)]
+        outputs = _all([self._unet(*part) for part in parts])
+        for output, (sample, *_) in zip(outputs, parts, strict=True):
+            if output.shape != sample.shape:  # numpy would broadcast one row to all
+                raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(sample.shape)}")
         return outputs[0] if calls == 1 else np.concatenate(outputs)
 
-    def _checked(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-        output = self._unet(sample, timestep, encoder_hidden_states)
-        if output.shape != sample.shape:  # numpy would broadcast one row to all
-            raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(sample.shape)}")
-        return output
+
+def _all(answers: Iterable[Answer]) -> list[np.ndarray]:
+    """Every answer; or the first failure, but only when all have come back, since a step is tried again as a whole."""
+    outputs, failures = [], []
+    for answer in answers:
+        try:
+            outputs.append(answer())
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return outputs

@@ -176,6 +176,8 @@ class Engine:
             tickets = self._batcher.take()
             calls = self._batcher.calls_for(tickets)
             batch = [self._jobs[ticket.request_id] for ticket in tickets]
+            if self._batcher.waiting:
+                self._changed.notify()
         for job in late:
             if job is not None:
                 job.future.set_exception(_too_late(job))
@@ -220,7 +222,8 @@ class Engine:
             for job in leaving:
                 self._leave(job.ticket.request_id)
             self._batcher.give_back(job.ticket for job in present)
-            self._changed.notify()
+            if failure is not None:  # this thread pauses; without a failure it is back at once, and wakes others
+                self._changed.notify()
         return leaving
 
     def _count(self, batch: list[_Job], calls: int, failure: UnderpaintError | None) -> None:

@@ -7,7 +7,7 @@ answer; so nobody waits on the call itself, only on its future, for as long as t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -32,26 +32,25 @@ class BlsTransport:
         self._max_calls = max_calls
         self._given_up: set[Future[dict[str, np.ndarray]]] = set()
 
-    def call(
-        self,
-        model: str,
-        inputs: Tensors,
-        outputs: Sequence[str],
-        timeout_s: float,
-        parameters: Parameters | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Call ``model`` and wait, at most ``timeout_s``.
+    def begin(
+        self, model: str, inputs: Tensors, outputs: Sequence[str], timeout_s: float
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Call ``model``. What is returned waits for the answer, at most ``timeout_s``.
 
-        Raises:
+        Raises, when waited for:
             Unavailable: no answer in time.
             UnderpaintError: the model's own error, with its status.
         """
-        future = self._start(model, inputs, outputs, parameters or {})
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            self._give_up(future)
-            raise _no_answer(model, timeout_s) from None
+        future = self._start(model, inputs, outputs, {})
+
+        def wait() -> dict[str, np.ndarray]:
+            try:
+                return future.result(timeout_s)
+            except TimeoutError:
+                self._give_up(future)
+                raise _no_answer(model, timeout_s) from None
+
+        return wait
 
     async def infer(
         self,
@@ -62,7 +61,10 @@ class BlsTransport:
         parameters: Parameters | None = None,
         decoupled: bool = False,
     ) -> dict[str, np.ndarray]:
-        """The same, awaited. Of a ``decoupled`` model, the outputs of its last response."""
+        """Call ``model`` and await the answer. Of a ``decoupled`` model, the outputs of its last response.
+
+        Raises as ``begin`` does.
+        """
         future = self._start(model, inputs, outputs, parameters or {}, decoupled)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)

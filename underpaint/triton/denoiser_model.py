@@ -19,7 +19,7 @@ import numpy as np
 
 from underpaint.diffusion import prediction
 from underpaint.diffusion.batcher import StepBatcher, Ticket
-from underpaint.diffusion.denoiser import Denoiser
+from underpaint.diffusion.denoiser import Answer, Denoiser
 from underpaint.diffusion.engine import Denoised, Engine
 from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler, scheduler_names
@@ -79,7 +79,7 @@ class TritonPythonModel:
         unet = partial(_call_unet, self._transport, model.parameters["unet"], float(model.parameters["unet_timeout_s"]))
         prediction_type = self._schedulers[scheduler_names(raw)[0]].prediction_type
         batcher = StepBatcher(int(model.parameters["max_rows"]), stacks)
-        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type), max_calls=stacks), batcher, stacks)
+        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type)), batcher, stacks)
         self._metrics = EngineMetrics(model.name, self._engine.activity)
         self._operations: dict[str, Callable[[_Call], None]] = {
             "run": self._run,
@@ -141,10 +141,11 @@ def _call_unet(
     sample: np.ndarray,
     timestep: np.ndarray,
     encoder_hidden_states: np.ndarray,
-) -> np.ndarray:
+) -> Answer:
     """The UNet contract of ``diffusion.denoiser``, served by another model; Triton wants timesteps as [b, 1]."""
     inputs = dict(zip(_UNET_INPUTS, (sample, timestep[:, None], encoder_hidden_states), strict=True))
-    return transport.call(unet, inputs, ["noise_pred"], timeout_s)["noise_pred"]
+    answer = transport.begin(unet, inputs, ["noise_pred"], timeout_s)
+    return lambda: answer()["noise_pred"]
 
 
 def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
