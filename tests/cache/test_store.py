@@ -52,7 +52,7 @@ def disk_of(size_bytes: int) -> Iterator[None]:
 def test_everything_comes_back_after_closing(tmp_path: Path) -> None:
     new = entry(1, generation=3, source=9, prompt="a prompt\nin two lines, ünd — 画")
     with Store(tmp_path) as store:
-        entry_id, _ = store.insert(new, created_s=1234.5)
+        (entry_id,) = store.insert_all([new], [1234.5])
     with StoreReader(tmp_path) as reader:
         stored = reader.entry(entry_id)
         assert np.array_equal(reader.image(entry_id), new.image)
@@ -75,6 +75,16 @@ def test_ids_are_never_given_out_twice(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         third, _ = store.insert(entry(3))
     assert first < second < third
+
+
+def test_many_come_in_together_or_not_at_all(store: Store) -> None:
+    assert store.insert_all([entry(1), entry(2)], [1.0, 2.0]) == [1, 2]
+    before = files(store.folder)
+    huge = entry(4, image=np.zeros((200, 200, 3), np.uint8))
+    with disk_of(60_000), pytest.raises(StoreUnavailable):
+        store.insert_all([entry(3), huge], [3.0, 4.0])
+    assert (store.entry_ids(), files(store.folder)) == ([1, 2], before)
+    assert store.insert_all([entry(3)], [3.0]) == [3]
 
 
 def test_arrivals_and_departures_are_one_moment(store: Store) -> None:

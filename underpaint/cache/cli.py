@@ -98,7 +98,7 @@ def run_stats(args: argparse.Namespace) -> int:
         tenants = store.census()
     if args.json:
         return _print_json({"store": str(_folder(args)), "tenants": tenants})
-    print(f"{_folder(args)}: {count(sum(each['entries'] for each in tenants))} entries")
+    print(f"{_folder(args)}: {_entries(sum(each['entries'] for each in tenants))}")
     if tenants:
         names = ("entries", "pinned", "latents", "uses")
         columns = [Column("tenant"), *(Column(name, numbers=True) for name in (*names, "size", "oldest", "newest"))]
@@ -154,7 +154,7 @@ def run_export(args: argparse.Namespace) -> int:
         check_tenant(args.tenant)
     with StoreReader(_folder(args)) as store:
         written = export_store(store, args.file, args.tenant, _progress("exporting"))
-    print(f"{args.file}: {count(written)} entries")
+    print(f"{args.file}: {_entries(written)}")
     return 0
 
 
@@ -176,20 +176,20 @@ def run_clear(args: argparse.Namespace) -> int:
         tenant_of(args.scope)
     with _writable(args) as store:
         leaving = store.entry_ids(args.tenant, args.scope)
-        if leaving and not args.yes and not _agreed(f"remove {count(len(leaving))} entries from {store.folder}?"):
+        if leaving and not args.yes and not _agreed(f"remove {_entries(len(leaving))} from {store.folder}?"):
             return _DIFFERS
         tell = _progress("removing")
         for begin in range(0, len(leaving), 500):
             store.remove([Departure(entry_id) for entry_id in leaving[begin : begin + 500]])
             tell(min(begin + 500, len(leaving)), len(leaving))
-    print(f"{count(len(leaving))} entries removed")
+    print(f"{_entries(len(leaving))} removed")
     return 0
 
 
 def run_import(args: argparse.Namespace) -> int:
     with Store(_folder(args)) as store:
         taken = import_store(store, args.file, _progress("importing"))
-    print(f"{count(taken)} entries from {args.file}")
+    print(f"{_entries(taken)} from {args.file}")
     return 0
 
 
@@ -205,7 +205,8 @@ def run_verify(args: argparse.Namespace) -> int:
         for each in findings:
             print(f"{each.what}: {each.remedy}")
         state = "found" if args.check else "found and mended"
-        print(f"{_folder(args)}: {f'{count(len(findings))} faults {state}' if findings else 'all is well'}")
+        faults = f"{count(len(findings))} {'fault' if len(findings) == 1 else 'faults'} {state}"
+        print(f"{_folder(args)}: {faults if findings else 'all is well'}")
     return _DIFFERS if args.check and findings else 0
 
 
@@ -226,6 +227,10 @@ def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise InvalidArgument.of("clear", "no terminal to ask at", "--yes")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _entries(number: int) -> str:
+    return f"{count(number)} {'entry' if number == 1 else 'entries'}"
 
 
 def _listed(entry: StoredEntry) -> Sequence[str]:

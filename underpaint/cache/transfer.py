@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 _HEAD = "underpaint-cache.json"
 _FORM = 1
+_AT_A_TIME = 100
 _FIELDS = (
     "prompt",
     "tenant",
@@ -69,15 +70,22 @@ def import_store(store: Store, path: Path, progress: Progress) -> int:
     with _opened(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("/entry.json")]
         new_ids: dict[int, int] = {}
-        for done, name in enumerate(names, start=1):
-            folder = name.removesuffix("entry.json")
-            facts = json.loads(archive.read(name))
-            entry = _entry(archive, folder, facts, new_ids)
-            new_ids[facts["entry_id"]], _ = store.insert(entry, created_s=facts["created_s"])
-            if facts["pinned"]:
-                store.pin(new_ids[facts["entry_id"]], True)
-            progress(done, len(names))
+        for begin in range(0, len(names), _AT_A_TIME):
+            _import_some(store, archive, names[begin : begin + _AT_A_TIME], new_ids)
+            progress(min(begin + _AT_A_TIME, len(names)), len(names))
     return len(new_ids)
+
+
+def _import_some(store: Store, archive: zipfile.ZipFile, names: Sequence[str], new_ids: dict[int, int]) -> None:
+    """Insert the entries of these folders, all or none, and note their new ids beside the old ones."""
+    facts = [json.loads(archive.read(name)) for name in names]
+    new_ids.update({own["entry_id"]: entry_id for entry_id, own in enumerate(facts, start=store.next_id)})
+    folders = [name.removesuffix("entry.json") for name in names]
+    entries = [_entry(archive, folder, own, new_ids) for folder, own in zip(folders, facts, strict=True)]
+    ids = store.insert_all(entries, [own["created_s"] for own in facts])
+    for own, entry_id in zip(facts, ids, strict=True):
+        if own["pinned"]:
+            store.pin(entry_id, True)
 
 
 def _export_entry(store: StoreReader, archive: zipfile.ZipFile, entry: StoredEntry) -> bool:
