@@ -20,6 +20,7 @@ from underpaint.cli import main
 from underpaint.client.address import Address
 from underpaint.client.messages import Call
 from underpaint.client.serving import deployment_of
+from underpaint.errors import NotFound
 from underpaint.policies import Calibration
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
@@ -119,6 +120,20 @@ def test_a_studio_calls_the_ensemble_of_each_start() -> None:
     assert first["capture_steps"].tolist() == [[2, 5]] and first["seed"].tolist() == [[5]]
     assert refine["image"].shape == (1, 64, 64, 3) and refine["start_step"].tolist() == [[4]]
     assert resume["start_latents"].shape == (1, 4, 16, 16)
+
+
+def test_a_studio_waits_while_a_model_is_restarted() -> None:
+    class Restarting(FakeTransport):
+        def infer(self, call: Call, timeout_s: float | None) -> dict[str, np.ndarray]:
+            answer = super().infer(call, timeout_s)
+            if len(self.asked) < 3:
+                raise NotFound("Request for unknown model: 'tiny-l' is not found")
+            return answer
+
+    waited: list[float] = []
+    studio = Studio(Restarting(), deployment_of(REPOSITORY), wait=waited.append)  # type: ignore[arg-type]
+    studio.from_noise(WorkItem(0, None, "a red circle", 5, None, None, 0))  # type: ignore[arg-type]
+    assert len(waited) == 2
 
 
 # The command ----------------------------------------------------------------------------------------------------

@@ -58,6 +58,17 @@ def test_products_one_after_the_other(tmp_path: Path) -> None:
     assert gflop(path) * 1e9 == pytest.approx(2 * 6 * 4 * 7 + 2 * 6 * 7 * 2)
 
 
+def test_attention_of_onnxruntime(tmp_path: Path) -> None:
+    """Between products, whose shapes it must not hide."""
+    project = [
+        helper.make_node("MatMul", ["x", weight], [name]) for weight, name in (("w", "q"), ("w", "k"), ("w", "v"))
+    ]
+    attend = helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["m"], domain="com.microsoft", num_heads=2)
+    nodes = [*project, attend, helper.make_node("MatMul", ["m", "w"], ["y"])]
+    path = save(tmp_path, nodes, ["batch", 6, 4], {"w": [4, 4]})
+    assert gflop(path) * 1e9 == pytest.approx(4 * 2 * 6 * 4 * 4 + 2 * 6 * 6 * 4 + 2 * 6 * 6 * 4)
+
+
 def test_a_shape_that_depends_on_the_input_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     with pytest.raises(Unsupported, match="depend on the input"):

@@ -16,6 +16,7 @@ import onnx
 from underpaint.errors import InvalidArgument, Unsupported
 
 Shapes = Mapping[str, Sequence[int]]
+_ATTENTION = "MultiHeadAttention"
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,36 @@ def gflop(path: Path) -> float:
     if not path.is_file():
         raise InvalidArgument.of("model repository", str(path), "one with this file")
     model = onnx.load(path, load_external_data=False)
+    counted = [_copy(node) for node in model.graph.node if node.op_type in _COUNTERS]
     _fix_batch(model.graph)
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
-    shapes |= {value.name: _dimensions(value) for value in (*inferred.input, *inferred.value_info, *inferred.output)}
-    counted = [node for node in inferred.node if node.op_type in _COUNTERS]
+    _make_inferable(model.graph)
+    shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
     unknown = [node.name for node in counted if any(0 in shapes.get(name, (0,)) for name in _operands(node))]
     if unknown:
         raise Unsupported(f"{path}: the shapes of {len(unknown)} operators depend on the input, {unknown[0]} the first")
     return sum(_COUNTERS[node.op_type](node, shapes) for node in counted) / 1e9
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _make_inferable(graph: onnx.GraphProto) -> None:
+    """onnxruntime's attention means nothing to the inference of shapes. Its output has the shape of its query."""
+    for node in graph.node:
+        if node.op_type == _ATTENTION:
+            query = node.input[0]
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:], node.input[:]
+            node.input.append(query)
+
+
+def _shapes(graph: onnx.GraphProto) -> Shapes:
+    initializers = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return initializers | {value.name: _dimensions(value) for value in values}
 
 
 def _fix_batch(graph: onnx.GraphProto) -> None:
@@ -76,7 +98,7 @@ def _dimensions(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 
 def _operands(node: onnx.NodeProto) -> list[str]:
-    return [node.input[0], node.input[1], node.output[0]]
+    return [*node.input[: 3 if node.op_type == _ATTENTION else 2], node.output[0]]
 
 
 def _convolution(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -93,9 +115,16 @@ def _product(node: onnx.NodeProto, shapes: Shapes) -> int:
     return 2 * math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
 
 
+def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Query with key, and scores with value: [rows, tokens, width] each."""
+    query, key, value = (shapes[name] for name in node.input[:3])
+    return 2 * query[0] * query[1] * key[1] * (query[2] + value[2])
+
+
 _COUNTERS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
     "MatMul": _product,
     "Gemm": _product,
+    _ATTENTION: _attention,
 }

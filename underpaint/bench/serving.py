@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from underpaint.bench.workload import WorkItem
+from underpaint.cache.location import VARIABLE
 from underpaint.client.pictures import Picture
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import own_server
@@ -19,7 +20,6 @@ from underpaint.client.sync_client import Client
 from underpaint.deployment import default_repository
 from underpaint.errors import Unsupported
 
-STORE_VARIABLE = "UNDERPAINT_STORE"
 Paint = Callable[[str, str, WorkItem], Picture]  # under a policy, for a name, a request
 PATIENCE_S = 300.0  # a request that takes longer will never come
 
@@ -38,7 +38,7 @@ def server(url: str | None, repository: Path) -> Iterator[str]:
         yield url
         return
     store = tempfile.TemporaryDirectory(prefix="underpaint-bench-")
-    with store as folder, _environment(STORE_VARIABLE, folder), own_server(repository) as own:
+    with store as folder, _environment(VARIABLE, folder), own_server(repository) as own:
         yield own
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,10 @@ from underpaint.bench.workload import WorkItem
 from underpaint.client.messages import Call
 from underpaint.client.transport import Transport
 from underpaint.deployment import Deployment
+from underpaint.errors import NotFound, Unavailable
 from underpaint.requests import GenerateRequest
+
+_PAUSES_S = (2.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +30,15 @@ class Painted:
 class Studio:
     """Has requests painted by a server's ensembles; threads may share it."""
 
-    def __init__(self, transport: Transport, deployment: Deployment, patience_s: float = 300.0) -> None:
-        self._transport, self._deployment, self._patience_s = transport, deployment, patience_s
+    def __init__(
+        self,
+        transport: Transport,
+        deployment: Deployment,
+        patience_s: float = 300.0,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport, self._deployment = transport, deployment
+        self._patience_s, self._wait = patience_s, wait
 
     def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted:
         """By the large variant."""
@@ -60,7 +71,16 @@ class Studio:
             "height": _batch([sampling.height], np.int32),
             "width": _batch([sampling.width], np.int32),
         }
-        return dict(self._transport.infer(Call(variant + pipeline, {**inputs, **extra}, {}), self._patience_s))
+        return self._infer(Call(variant + pipeline, {**inputs, **extra}, {}))
+
+    def _infer(self, call: Call) -> dict[str, np.ndarray]:
+        """Ensembles have no front door that waits while a model below them is restarted."""
+        for pause_s in _PAUSES_S:
+            try:
+                return dict(self._transport.infer(call, self._patience_s))
+            except (NotFound, Unavailable):
+                self._wait(pause_s)
+        return dict(self._transport.infer(call, self._patience_s))
 
 
 def _batch(row: Sequence[Any], dtype: Any) -> np.ndarray:

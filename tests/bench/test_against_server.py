@@ -1,0 +1,65 @@
+"""The benches against a real server: a few requests each, to see that what they ask for is what it answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.fakes import FakeEmbedder
+from underpaint.bench import policies_report
+from underpaint.bench.arena import Arena, Order, entrants
+from underpaint.bench.campaign import Campaign, Plan
+from underpaint.bench.machine import Machine
+from underpaint.bench.policies import Pace
+from underpaint.bench.quality import Embedder
+from underpaint.bench.replay import Yardstick
+from underpaint.bench.replay_cli import Order as ReplayOrder
+from underpaint.bench.replay_cli import replay_all
+from underpaint.bench.studio import Studio
+from underpaint.bench.traces import Schedule
+from underpaint.client.transport import connect
+
+pytestmark = pytest.mark.server
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+PACE = Pace(concurrency=4, slice_rounds=3, pair_rounds=1, pair_s=0.1)
+
+
+def test_policies(server: Any, tmp_path: Path) -> None:
+    arena = Arena.open(REPOSITORY)
+    entered = tuple(entrants(["vanilla", "small"], []))
+    match = arena.play(Order(entered, requests=12, seed=0, warm=0, pace=PACE, url=server.grpc_url))
+    record = policies_report.Record(match, {e.name: e for e in entered}, {"concurrency": 4}, Machine.here(0.01))
+    policies_report.write(record, tmp_path)
+    written = json.loads((tmp_path / "results.json").read_text())
+    vanilla, small = written["policies"]["vanilla"], written["policies"]["small"]
+    assert written["complete"] and vanilla["images"] == small["images"] == 12
+    assert vanilla["accuracy"] > 0.3  # neither noise nor blanks
+    assert small["compute_ratio"] < 1 and small["throughput_ratio"] > 0
+    assert (tmp_path / "small_sheet.png").is_file()
+
+
+def test_calibration(server: Any) -> None:
+    arena = Arena.open(REPOSITORY)
+    small, large = (arena.deployment.variant(name) for name in (arena.deployment.small, arena.deployment.large))
+    plan = Plan(2, 2, 0, small.num_inference_steps, large.num_inference_steps)
+    transport = connect(server.grpc_url)
+    embedder: Embedder = arena.embedder or FakeEmbedder()
+    campaign = Campaign(plan, Studio(transport, arena.deployment), embedder)
+    assert campaign.paint()
+    transport.close()
+    pairs = campaign.pairs()
+    assert len(pairs["modm"][0].by_skip) == len(plan.refine_skips)
+    assert len(pairs["nirvana"][0].by_skip) == len(plan.resume_steps)
+    # Resumed from its own K, or refined a little, a picture is still a picture.
+    assert max(pairs["nirvana"][0].by_skip.values()) > 0.3
+
+
+def test_replay(server: Any) -> None:
+    order = ReplayOrder(("small",), peak=1.0, seconds=2.0, seeds=1)
+    replay = replay_all(server.grpc_url, order, Schedule(1.0, (2.0, 3.0)), Yardstick(3.0, 5.0))
+    (run,) = replay.runs
+    assert run.requests > 0 and run.answered == run.requests and run.failed == run.unanswered == 0
+    assert run.latency_p50_s > 0
