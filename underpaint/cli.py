@@ -29,6 +29,7 @@ _ROOMS = (
     Room("underpaint.bench.cli", "embedded", ("bench",)),
     Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),
 )
+_EVALUATORS = (Room("underpaint.bench.eval_cli", "bench", ("variants",)),)
 _TRAINERS = (Room("underpaint.build.tiny.cli", "build", ("tiny",)),)
 
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"underpaint {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_rooms(_ROOMS, subparsers)
+    evaluate = subparsers.add_parser("eval", help="how good the models are")
+    _add_rooms(_EVALUATORS, evaluate.add_subparsers(metavar="WHAT", required=True))
     train = subparsers.add_parser("train", help="train a family of models from scratch")
     _add_rooms(_TRAINERS, train.add_subparsers(metavar="FAMILY", required=True))
     args, unknown = parser.parse_known_args(argv)

@@ -7,12 +7,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from underpaint.build.tiny.architectures import TOKENS, VARIANTS, AutoencoderShape, build_autoencoder
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.export import (
     DecoderGraph,
     EncoderGraph,
+    ImageEmbedderGraph,
+    TextEmbedderGraph,
     TextEncoderGraph,
     UNetGraph,
     _store_in_half,
@@ -22,6 +25,7 @@ from underpaint.build.tiny.onnx_graph import write_graph
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 COMPONENTS = ("unet", "text_encoder", "vae_encoder", "vae_decoder")
+SHAPE = AutoencoderShape("micro", 4, 8, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1))
 LARGEST_FILE = 16 * 2**20  # bytes
 
 
@@ -65,6 +69,21 @@ def test_onnx_equals_the_classes_on_the_same_folder(name: str, component: str) -
         assert np.abs(got.astype(float) - expected).max() <= tolerance
 
 
+@pytest.mark.parametrize("tower", ["embed_text", "embed_image"])
+def test_embedders_give_unit_vectors_that_transformers_gives_too(tower: str) -> None:
+    folder = REPOSITORY / tower / "1"
+    if tower == "embed_text":
+        inputs = {"input_ids": torch.randint(600, (3, TOKENS)).int()}
+        graph: torch.nn.Module = TextEmbedderGraph(CLIPTextModelWithProjection.from_pretrained(folder).float())
+    else:
+        inputs = {"image": torch.randint(256, (3, 64, 64, 3)).to(torch.uint8)}
+        graph = ImageEmbedderGraph(CLIPVisionModelWithProjection.from_pretrained(folder).float())
+    (got,) = session(folder / "model.onnx").run(None, {key: value.numpy() for key, value in inputs.items()})
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
+    with torch.no_grad():
+        np.testing.assert_allclose(got, graph.eval()(*inputs.values()).numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_weights_are_stored_once_and_graphs_are_clean(name: str, component: str) -> None:
@@ -78,7 +97,7 @@ def test_weights_are_stored_once_and_graphs_are_clean(name: str, component: str)
 
 
 def test_an_export_is_reproducible(tmp_path: Path) -> None:
-    autoencoder = build_autoencoder(AutoencoderShape(4, 8, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1)), 2.0)
+    autoencoder = build_autoencoder(SHAPE, 2.0)
     stored = _store_in_half(autoencoder, tmp_path)
     written = []
     for _ in range(2):

@@ -1,5 +1,7 @@
 import argparse
+import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from underpaint.build.tiny import cli, workshop
 from underpaint.build.tiny.architectures import (
     TINY_L,
+    TINY_M,
     TINY_S,
     VARIANTS,
     AutoencoderShape,
@@ -16,16 +19,20 @@ from underpaint.build.tiny.architectures import (
     build_scheduler,
 )
 from underpaint.build.tiny.data import Corpus, denormalise, normalise, pixels
+from underpaint.build.tiny.distill_guidance import GuidanceDistillation
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.facts import CLASSES
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.scenes import stream
+from underpaint.build.tiny.tokenizer import load_tokenizer
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask
-from underpaint.build.tiny.train_variant import VariantTask, corrupt_flow, corrupt_v
-from underpaint.errors import InvalidArgument
+from underpaint.build.tiny.train_clip import ClipTask, draw_pairs
+from underpaint.build.tiny.train_variant import UNTOLD, VariantTask, corrupt_flow, corrupt_v, reading_loss
+from underpaint.errors import InvalidArgument, NotFound
 
-MICRO = AutoencoderShape(4, 8, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1))
+MICRO = AutoencoderShape("micro", 4, 8, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 1))
 VOCABULARY = 40
+REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
 def micro_variant(shape: VariantShape) -> VariantShape:
@@ -81,12 +88,14 @@ def test_the_rate_warms_up_and_decays_to_zero() -> None:
 
 def test_targets_give_back_the_latents() -> None:
     """With a perfect answer both parametrisations lead back to the clean latents."""
-    latents, noise, times = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0.1, 0.5, 0.9])
-    flow = corrupt_flow(latents, noise, times)
-    torch.testing.assert_close(flow.sample - times.view(-1, 1, 1, 1) * flow.target, latents)
+    latents, noise, levels = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0.1, 0.5, 0.9])
+    flow = corrupt_flow(latents, noise, levels)
+    torch.testing.assert_close(flow.sample - levels.view(-1, 1, 1, 1) * flow.target, latents)
     alphas_cumprod = build_scheduler(TINY_L).alphas_cumprod
-    v = corrupt_v(latents, noise, times, alphas_cumprod)
+    v = corrupt_v(latents, noise, levels, alphas_cumprod)
     alpha = alphas_cumprod[v.timestep.long()].view(-1, 1, 1, 1)
+    signal, sigma = alpha.sqrt().flatten(), (1 - alpha).sqrt().flatten()
+    torch.testing.assert_close(sigma / (sigma + signal), levels, rtol=0.0, atol=0.01)
     restored = alpha.sqrt() * v.sample - (1 - alpha).sqrt() * v.target
     torch.testing.assert_close(restored, latents, rtol=1e-4, atol=1e-5)
 
@@ -118,9 +127,55 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
         cli.run(parser.parse_args(["--only", "tokenizer,tiny-xxl", "--out", str(tmp_path)]))
 
 
+def test_reading_asks_for_what_was_told_and_no_more() -> None:
+    logits = torch.zeros(2, sum(CLASSES))
+    told = torch.zeros(2, len(CLASSES), dtype=torch.long)
+    surprise = sum(math.log(classes) for classes in CLASSES) / len(CLASSES)
+    assert reading_loss(logits, told).item() == pytest.approx(surprise, rel=1e-5)
+    told[1] = UNTOLD
+    assert reading_loss(logits, told).item() == pytest.approx(surprise / 2, rel=1e-5)
+
+
+def test_a_distilled_student_learns_guided_answers() -> None:
+    """Its loss falls on the batch that it is trained on, and its teacher stays as it was."""
+    student = GuidanceDistillation(micro_task(TINY_S), guidance_scale=30.0)
+    before = copy.deepcopy(student.teacher)
+    optimiser = torch.optim.Adam(student.modules.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        torch.manual_seed(0)
+        loss = student.loss(0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert_same(before, student.teacher)
+
+
+def test_a_student_needs_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop, "_variant_task", lambda *args: micro_task(TINY_S))
+    with pytest.raises(NotFound, match="train tiny-m before"):
+        workshop.PARTS["tiny-s"](workshop.Workshop(tmp_path, tmp_path, 0, 1.0, False))
+
+
+def test_two_towers_learn_to_tell_pictures_apart() -> None:
+    pairs = draw_pairs(load_tokenizer(REPOSITORY / "tiny_tokenizer" / "1"), 8)
+    task = ClipTask(pairs, 633, batch=8)
+    optimiser = torch.optim.Adam(task.modules.parameters(), lr=1e-3)
+    first = last = math.nan
+    for step in range(15):
+        torch.manual_seed(0)
+        loss = task.loss(step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        first, last = (loss.item() if math.isnan(first) else first), loss.item()
+    assert last < 0.7 * first
+
+
 def test_a_variant_can_go_on_from_exported_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the checkpoints are gone, the repository's weights, and the latent space that they belong to, remain."""
-    repository = Path(__file__).resolve().parents[2] / "model_repository"
     started = []
 
     class NotNow(Exception):
@@ -130,11 +185,11 @@ def test_a_variant_can_go_on_from_exported_weights(tmp_path: Path, monkeypatch: 
         started.append(task)
         raise NotNow
 
-    monkeypatch.setattr(workshop, "load_corpus", lambda *args: micro_task(TINY_S).corpus)
+    monkeypatch.setattr(workshop, "load_corpus", lambda *args: micro_task(TINY_M).corpus)
     monkeypatch.setattr(workshop, "train", no_training)
     with pytest.raises(NotNow):
-        workshop.train_variant(workshop.Workshop(tmp_path, repository, 0, 1.0, False, from_exported=True), TINY_S)
-    exported = load_variant(repository, TINY_S)
+        workshop.train_variant(workshop.Workshop(tmp_path, REPOSITORY, 0, 1.0, False, from_exported=True), TINY_M)
+    exported = load_variant(REPOSITORY, TINY_M)
     for name, weight in exported.unet.state_dict().items():
         torch.testing.assert_close(started[0].unet.state_dict()[name], weight)
-    assert (tmp_path / "tiny-s_autoencoder" / "config.json").is_file()
+    assert (tmp_path / "autoencoder-f8" / "config.json").is_file()

@@ -59,12 +59,16 @@ class VariantRecipe:
 
 @dataclass(frozen=True)
 class FamilyRecipe:
-    """A family and which of its variants play the small and the large role."""
+    """A family and which of its variants play the small and the large role.
+
+    ``clip``: whether it brings the embedders that retrieve cached images.
+    """
 
     name: str
     small: str
     large: str
     variants: tuple[VariantRecipe, ...]
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -134,8 +138,7 @@ def _build(kind: type[Recipe], raw: Mapping[str, Any], path: Path) -> Recipe:
 
 def _check_type(field: str, annotation: str, value: object) -> None:
     """Of what is annotated with a plain type; an integer may stand for a number."""
-    wanted = {"str": (str,), "int": (int,), "float": (int, float)}.get(annotation)
+    wanted = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}.get(annotation)
     if wanted is not None and type(value) not in wanted:
-        raise InvalidArgument.of(
-            field, value, {"str": "a string", "int": "an integer", "float": "a number"}[annotation]
-        )
+        names = {"str": "a string", "bool": "true or false", "int": "an integer", "float": "a number"}
+        raise InvalidArgument.of(field, value, names[annotation])

@@ -65,6 +65,8 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     configs = [_tokenizer(recipe, _shared_sequence_length(recipe, shapes)), *_front_doors(recipe), _cache()]
     for variant in recipe.variants:
         configs += _variant(recipe, variant, shapes[variant.name])
+    if recipe.clip:
+        configs += _embedders(repository)
     for config in configs:
         files[Path(config.name) / "config.pbtxt"] = mc.to_text(config)
         if config.backend == "python":
@@ -205,6 +207,19 @@ def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
         mc.model_output("prompt_tokens", "INT32", [2]),
     ]
     return mc.python_model(f"{recipe.name}_tokenizer", inputs, outputs, max_batch_size=1)
+
+
+def _embedders(repository: Path) -> list[mc.ModelConfig]:
+    """The two towers that retrieval looks with; prompts are tokenized as for the variants."""
+    text = _config_json(repository, "embed_text")
+    embedding = [mc.model_output("embedding", "FP32", [text["projection_dim"]])]
+    ids = [mc.model_input("input_ids", "INT32", [text["max_position_embeddings"]])]
+    side = _config_json(repository, "embed_image")["image_size"]
+    image = [mc.model_input("image", "UINT8", [side, side, 3])]
+    return [
+        mc.onnx_model("embed_text", ids, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
+        mc.onnx_model("embed_image", image, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
+    ]
 
 
 def _front_doors(recipe: FamilyRecipe) -> list[mc.ModelConfig]:

@@ -13,7 +13,17 @@ from pathlib import Path
 
 from underpaint.errors import InvalidArgument
 
-PARTS = ("tokenizer", "tiny-l_autoencoder", "tiny-l", "tiny-s_autoencoder", "tiny-s", "clip", "export", "evaluate")
+PARTS = (
+    "tokenizer",
+    "autoencoder-f4",
+    "autoencoder-f8",
+    "tiny-l",
+    "tiny-m",
+    "tiny-s",
+    "clip",
+    "export",
+    "evaluate",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,6 +5,7 @@
     <variant>_vae_encoder/1/     the whole AutoencoderTiny and the graph of its encoder
     <variant>_vae_decoder/1/     the whole AutoencoderTiny and the graph of its decoder
     <variant>_denoiser/1/        scheduler_config.json
+    embed_text/1/, embed_image/1/    the towers of the family's CLIP, each config.json, model.safetensors, model.onnx
     tiny_tokenizer/1/            written by `tokenizer`
 
 Weights exist once, as float16 in the safetensors file; `model.onnx` points into it (see `onnx_graph`).
@@ -16,13 +17,15 @@ import copy
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.architectures import (
@@ -41,6 +44,8 @@ from underpaint.build.tiny.tokenizer import load_tokenizer
 log = logging.getLogger(__name__)
 
 EXAMPLE_BATCH = 2  # the exporter takes a batch of one for a constant
+_IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
+_IMAGE = {"image": torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3).to(torch.uint8)}
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,28 @@ class DecoderGraph(nn.Module):
         return denormalise(self.weights.decoder(latents / self.scaling_factor))
 
 
+class TextEmbedderGraph(nn.Module):
+    """input_ids int32 [B, 24] to embedding [B, D], of unit length."""
+
+    def __init__(self, tower: CLIPTextModelWithProjection) -> None:
+        super().__init__()
+        self.weights = tower
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.weights(input_ids.long()).text_embeds, dim=-1)
+
+
+class ImageEmbedderGraph(nn.Module):
+    """image uint8 [B, 64, 64, 3] to embedding [B, D], of unit length."""
+
+    def __init__(self, tower: CLIPVisionModelWithProjection) -> None:
+        super().__init__()
+        self.weights = tower
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.weights(normalise(image)).image_embeds, dim=-1)
+
+
 def tokenizer_folder(repository: Path) -> Path:
     return repository / "tiny_tokenizer" / "1"
 
@@ -114,8 +141,9 @@ def load_checkpoints(shape: VariantShape, out: Path, vocabulary: int) -> Variant
     if saved is None:
         log.warning("%s: no checkpoint in %s, exporting random weights", shape.name, out)
     else:
-        nn.ModuleDict({"text_encoder": text_encoder, "unet": unet}).load_state_dict(saved["average"])
-    trained = out / f"{shape.name}_autoencoder"
+        networks = nn.ModuleDict({"text_encoder": text_encoder, "unet": unet})
+        networks.load_state_dict({name: saved["average"][name] for name in networks.state_dict()})  # no reader
+    trained = out / shape.autoencoder.name
     if not trained.exists():
         log.warning("%s: no autoencoder in %s, exporting random weights", shape.name, out)
         return Variant(unet, text_encoder, build_autoencoder(shape.autoencoder))
@@ -130,21 +158,36 @@ def export_variant(shape: VariantShape, out: Path, repository: Path) -> None:
 
 def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> None:
     width, latents = shape.text_width, _example_latents(shape)
-    states, ids = torch.randn(EXAMPLE_BATCH, TOKENS, width), torch.ones(EXAMPLE_BATCH, TOKENS).int()
-    image = torch.randint(256, (EXAMPLE_BATCH, SIDE, SIDE, 3)).to(torch.uint8)
+    states = torch.randn(EXAMPLE_BATCH, TOKENS, width)
     timestep = torch.tensor([999.0, 500.0])
-
-    def write(component: str, model: Any, graph: type[nn.Module], inputs: dict[str, Any], output: str) -> None:
-        folder = version_folder(repository, shape, component)
-        stored = _store_in_half(model, folder)
-        write_graph(folder, graph(stored).eval(), inputs, output)
-
+    folder = partial(version_folder, repository, shape)
     denoising = {"sample": latents, "timestep": timestep, "encoder_hidden_states": states}
-    write("unet", variant.unet, UNetGraph, denoising, "noise_pred")
-    write("text_encoder", variant.text_encoder, TextEncoderGraph, {"input_ids": ids}, "last_hidden_state")
-    write("vae_encoder", variant.autoencoder, EncoderGraph, {"image": image}, "latents")
-    write("vae_decoder", variant.autoencoder, DecoderGraph, {"latents": latents}, "image")
-    build_scheduler(shape).save_pretrained(version_folder(repository, shape, "denoiser"))
+    write_component(folder("unet"), variant.unet, UNetGraph, denoising, "noise_pred")
+    write_component(folder("text_encoder"), variant.text_encoder, TextEncoderGraph, _IDS, "last_hidden_state")
+    write_component(folder("vae_encoder"), variant.autoencoder, EncoderGraph, _IMAGE, "latents")
+    write_component(folder("vae_decoder"), variant.autoencoder, DecoderGraph, {"latents": latents}, "image")
+    build_scheduler(shape).save_pretrained(folder("denoiser"))
+
+
+def write_clip(clip: CLIPModel, repository: Path) -> None:
+    """The towers, each as the transformers class that holds it and its projection."""
+    text = CLIPTextModelWithProjection(clip.config.text_config)
+    text.load_state_dict({**_under(clip, "text_model"), "text_projection.weight": clip.text_projection.weight})
+    image = CLIPVisionModelWithProjection(clip.config.vision_config)
+    image.load_state_dict({**_under(clip, "vision_model"), "visual_projection.weight": clip.visual_projection.weight})
+    write_component(repository / "embed_text" / "1", text, TextEmbedderGraph, _IDS, "embedding")
+    write_component(repository / "embed_image" / "1", image, ImageEmbedderGraph, _IMAGE, "embedding")
+
+
+def _under(clip: CLIPModel, tower: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in clip.state_dict().items() if name.startswith(f"{tower}.")}
+
+
+def write_component(
+    folder: Path, model: Any, graph: type[nn.Module], inputs: dict[str, torch.Tensor], output: str
+) -> None:
+    """One version directory: the model as its class saves it, and the graph that points into the same weights."""
+    write_graph(folder, graph(_store_in_half(model, folder)).eval(), inputs, output)
 
 
 def _store_in_half(model: Any, folder: Path) -> Any:

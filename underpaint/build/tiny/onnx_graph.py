@@ -62,14 +62,28 @@ def trace(module: nn.Module, inputs: dict[str, torch.Tensor], output: str) -> on
             module,
             tuple(inputs.values()),
             input_names=list(inputs),
-            output_names=[output],
+            output_names=[f"final_{output}"],
             dynamic_shapes=tuple({0: batch} for _ in inputs),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,
             verbose=False,
         )
-    return program.model_proto
+    model: onnx.ModelProto = program.model_proto
+    # The exporter names values after their operators, without a look at the output's name: `embedding` is both.
+    _rename(model.graph, output, f"inner_{output}")
+    _rename(model.graph, f"final_{output}", output)
+    return model
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Rename a value wherever it is written, read or described."""
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in (*graph.output, *graph.value_info):
+        if value.name == old:
+            value.name = new
 
 
 def stored_tensors(weights: Path) -> dict[str, StoredTensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,8 +18,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.architectures import TOKENS
 from underpaint.build.tiny.data import CLIP_STREAM, normalise, pixels
-from underpaint.build.tiny.facts import facts
-from underpaint.build.tiny.scenes import PHRASINGS, SIDE, Scene, caption, stream
+from underpaint.build.tiny.scenes import PHRASINGS, SIDE, caption, stream
 from underpaint.build.tiny.tokenizer import encode
 
 BATCH = 192
@@ -38,7 +36,12 @@ class Pairs:
 
 
 def build_clip(vocabulary: int) -> CLIPModel:
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": WIDTH // 16}
+    tower = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": WIDTH // 16,
+        "projection_dim": WIDTH,
+    }
     return CLIPModel(
         CLIPConfig(
             text_config={
@@ -93,38 +96,3 @@ class ClipTask:
         own = torch.arange(self.batch)
         logits = output.logits_per_text
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-
-
-@torch.no_grad()
-def embed_texts(clip: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
-    """`ids` int [N, 24] to unit vectors float32 [N, D]."""
-    pooled = clip.text_model(input_ids=ids.long()).pooler_output
-    return F.normalize(clip.text_projection(pooled), dim=-1)
-
-
-@torch.no_grad()
-def embed_images(clip: CLIPModel, images: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, 64, 64, 3] to unit vectors float32 [N, D]."""
-    pooled = clip.vision_model(pixel_values=normalise(images)).pooler_output
-    return F.normalize(clip.visual_projection(pooled), dim=-1)
-
-
-def top1(texts: torch.Tensor, images: torch.Tensor) -> float:
-    """Share of captions whose nearest picture is their own; both [N, D], row by row."""
-    return float((texts @ images.T).argmax(dim=1).eq(torch.arange(len(texts))).float().mean())
-
-
-def order_agreement(similarities: torch.Tensor, scenes: list[Scene]) -> float:
-    """Spearman's rank correlation, over pairs of scenes, of similarity [N, N] with the facts that they share."""
-    rows = np.array([facts(scene) for scene in scenes])
-    shared = (rows[:, None] == rows[None]).mean(axis=-1)
-    apart = ~np.eye(len(scenes), dtype=bool)
-    return float(np.corrcoef(_ranks(similarities.numpy()[apart]), _ranks(shared[apart]))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, ties sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means = np.cumsum(counts) - (counts + 1) / 2
-    ranks: np.ndarray = means[inverse]
-    return ranks

@@ -47,27 +47,43 @@ class Corrupted:
     timestep: torch.Tensor
 
 
-def draw_times(count: int, high_noise_share: float = 0.0) -> torch.Tensor:
-    """Float32 [count] in (0, 1): logit-normal, or uniform for a share of the draws, or near one for another."""
+@dataclass(frozen=True)
+class Rows:
+    """What one step learns from: `ids` int64 [B, 24]; `told` int64 [B, facts], `UNTOLD` without a caption."""
+
+    corrupted: Corrupted
+    ids: torch.Tensor
+    told: torch.Tensor
+
+
+def draw_levels(count: int, high_noise_share: float = 0.0) -> torch.Tensor:
+    """Noise levels, float32 [count] in (0, 1): the share of noise in noise and signal together.
+
+    Logit-normal, or uniform for a share of the draws, or near one for another.
+    """
     middle = torch.sigmoid(torch.randn(count))
-    times = torch.where(torch.rand(count) < UNIFORM_SHARE, torch.rand(count), middle)
+    levels = torch.where(torch.rand(count) < UNIFORM_SHARE, torch.rand(count), middle)
     high = HIGH_NOISE + (1 - HIGH_NOISE) * torch.rand(count)
-    return torch.where(torch.rand(count) < high_noise_share, high, times)
+    return torch.where(torch.rand(count) < high_noise_share, high, levels)
 
 
-def corrupt_flow(latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> Corrupted:
+def corrupt_flow(latents: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor) -> Corrupted:
     """x = (1 - s) x0 + s e, with target e - x0; the timestep is 1000 s."""
-    sigma = times.view(-1, 1, 1, 1)
-    return Corrupted((1 - sigma) * latents + sigma * noise, noise - latents, TRAIN_TIMESTEPS * times)
+    sigma = levels.view(-1, 1, 1, 1)
+    return Corrupted((1 - sigma) * latents + sigma * noise, noise - latents, TRAIN_TIMESTEPS * levels)
 
 
 def corrupt_v(
-    latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, alphas_cumprod: torch.Tensor
+    latents: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor, alphas_cumprod: torch.Tensor
 ) -> Corrupted:
-    """x = a x0 + s e, with target a e - s x0, where a^2 = alphas_cumprod[t] and s^2 = 1 - a^2."""
-    timesteps = (times * TRAIN_TIMESTEPS).long().clamp_max(TRAIN_TIMESTEPS - 1)
-    signal = alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
-    sigma = (1 - alphas_cumprod[timesteps]).sqrt().view(-1, 1, 1, 1)
+    """x = a x0 + s e, with target a e - s x0, where a^2 = alphas_cumprod[t] and s^2 = 1 - a^2.
+
+    The timestep is the first whose s / (s + a) reaches the level. Timesteps drawn evenly would leave the levels
+    at which details appear to a small part of them.
+    """
+    alphas, sigmas = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+    timesteps = torch.searchsorted(sigmas / (sigmas + alphas), levels).clamp_max(TRAIN_TIMESTEPS - 1)
+    signal, sigma = alphas[timesteps].view(-1, 1, 1, 1), sigmas[timesteps].view(-1, 1, 1, 1)
     return Corrupted(signal * latents + sigma * noise, signal * noise - sigma * latents, timesteps.float())
 
 
@@ -89,26 +105,27 @@ class VariantTask:
         self.alphas_cumprod = None if shape.prediction == "flow_prediction" else scheduler.alphas_cumprod
 
     def loss(self, step: int) -> torch.Tensor:
-        latents, ids, told = self._draw_rows()
-        noise = torch.randn_like(latents)
-        corrupted = self._corrupt(latents, noise, draw_times(self.batch, self.high_noise_share))
-        states = self.text_encoder(ids).last_hidden_state
-        denoising = F.mse_loss(_predict_in_bfloat16(self.unet, corrupted, states), corrupted.target)
-        return denoising + READING_WEIGHT * reading_loss(self.reader(states[:, -1]), told)
+        rows = self.draw()
+        states = self.text_encoder(rows.ids).last_hidden_state
+        denoising = F.mse_loss(predict_in_bfloat16(self.unet, rows.corrupted, states), rows.corrupted.target)
+        return denoising + READING_WEIGHT * reading_loss(self.reader(states[:, -1]), rows.told)
 
-    def _draw_rows(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents float32 [B, C, h, w], caption ids int64 [B, 24], facts int64 [B, facts]; -1 where untold."""
+    def draw(self) -> Rows:
+        """Rows of the corpus, in one phrasing or none, at a time of their own each."""
         rows = torch.randint(len(self.corpus.latents), (self.batch,))
         phrasings = torch.randint(self.corpus.ids.shape[1], (self.batch,))
         dropped = torch.rand(self.batch, 1) < CAPTION_DROPOUT
         ids = torch.where(dropped, self.corpus.empty_ids, self.corpus.ids[rows, phrasings])
         told = self.corpus.facts[rows].long().masked_fill(dropped, UNTOLD)
-        return self.corpus.latents[rows].float(), ids.long(), told
+        latents = self.corpus.latents[rows].float()
+        noise = torch.randn_like(latents)
+        corrupted = self._corrupt(latents, noise, draw_levels(self.batch, self.high_noise_share))
+        return Rows(corrupted, ids.long(), told)
 
-    def _corrupt(self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> Corrupted:
+    def _corrupt(self, latents: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor) -> Corrupted:
         if self.alphas_cumprod is None:
-            return corrupt_flow(latents, noise, times)
-        return corrupt_v(latents, noise, times, self.alphas_cumprod)
+            return corrupt_flow(latents, noise, levels)
+        return corrupt_v(latents, noise, levels, self.alphas_cumprod)
 
 
 def reading_loss(logits: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
@@ -120,7 +137,7 @@ def reading_loss(logits: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
     return torch.stack(losses).sum() / told.numel()
 
 
-def _predict_in_bfloat16(unet: nn.Module, corrupted: Corrupted, states: torch.Tensor) -> torch.Tensor:
+def predict_in_bfloat16(unet: nn.Module, corrupted: Corrupted, states: torch.Tensor) -> torch.Tensor:
     """One forward whose weights and activations are bfloat16; gradients reach the float32 weights.
 
     About 1.6 times as fast as float32 on a CPU with AVX512-BF16, where autocast gains little.
