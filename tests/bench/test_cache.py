@@ -28,8 +28,6 @@ def test_texts_are_as_far_from_images_as_the_description_says() -> None:
     assert cosines.mean() == pytest.approx(0.08, abs=0.02)
     assert np.median(cosines.max(axis=1)) == pytest.approx(0.34, abs=0.03)
     assert np.median(np.partition(images[:500] @ images.T, -2, axis=1)[:, -2]) > 0.55, "images lie close together"
-    found = cosines.argmax(axis=1) == np.arange(500)
-    assert 0.02 < found.mean() < 0.9, "neither trivial nor hopeless"
 
 
 def test_the_same_seed_draws_the_same() -> None:
