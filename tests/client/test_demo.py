@@ -8,8 +8,9 @@ from PIL import ImageFont
 
 from tests.client.fake_transport import an_outcome
 from underpaint.client.contact_sheet import FRAME, Row, contact_sheet, magnify, wrap
-from underpaint.client.demo import Wave, summary, table
+from underpaint.client.demo import Reuse, Wave, origin, reuse_summary, summary, table
 from underpaint.client.pictures import Picture
+from underpaint.front_door.outcome import Source
 
 RED = np.full((64, 64, 3), (255, 0, 0), np.uint8)
 BLUE = np.full((64, 64, 3), (0, 0, 255), np.uint8)
@@ -62,3 +63,21 @@ def test_the_table_has_a_line_a_picture() -> None:
 def test_the_summary_counts() -> None:
     wave = Wave(tuple(Picture(RED, an_outcome()) for _ in range(8)), 2.0)
     assert summary(wave) == "tiny-l: 8 pictures at once in 2.00 s, 4.0 a second"
+
+
+def a_source() -> Source:
+    return Source(entry_id=3, similarity=0.913, skip=2, prompt="a red disc", variant="tiny-l", seed=5)
+
+
+def test_a_hit_says_what_it_was_made_from() -> None:
+    hit = an_outcome(variant="tiny-s", num_inference_steps=4, steps_run=2, steps_skipped=2, source=a_source())
+    assert origin(hit) == "hit at 0.91: tiny-s skips 2 of 4 steps, from: a red disc"
+    assert origin(an_outcome()) == "miss: tiny-l from noise, 25 steps"
+
+
+def test_the_summary_of_reuse_counts_hits() -> None:
+    first = Wave((Picture(RED, an_outcome()),) * 2, 4.0)
+    similar = Wave((Picture(RED, an_outcome(source=a_source())), Picture(RED, an_outcome())), 2.0)
+    text = reuse_summary(Reuse(first, similar))
+    assert text.startswith("modm: 1 of 2 similar prompts start from a cached picture")
+    assert "2.0 times as fast" in text

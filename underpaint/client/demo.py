@@ -1,29 +1,36 @@
-"""``underpaint demo``: a server, eight prompts at once for every variant, a contact sheet, a table, and everything
-gone again."""
+"""``underpaint demo``: a server, eight prompts at once for every variant, then eight similar ones that start from
+what has been painted, contact sheets, tables, and everything gone again."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 from tqdm import tqdm
 
 from underpaint.client.async_client import AsyncClient
 from underpaint.client.contact_sheet import Row, contact_sheet
 from underpaint.client.pictures import Picture
-from underpaint.client.prompts import PROMPTS
+from underpaint.client.prompts import PROMPTS, SIMILAR_PROMPTS
 from underpaint.client.serving import deployment_of, own_server
 from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
-from underpaint.front_door.outcome import Timings
+from underpaint.front_door.outcome import Outcome, Timings
 
-SHEET = "contact_sheet.png"
+Paint = Callable[[str, int], Awaitable[Picture]]  # prompt and seed
+
+SHEET, REUSE_SHEET = "contact_sheet.png", "reuse.png"
+_POLICY = "modm"
+_REMEMBERED_WITHIN_S = 2.0  # images go into the cache after they have been sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +39,14 @@ class Wave:
 
     pictures: tuple[Picture, ...]
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reuse:
+    """Prompts that a policy met with an empty cache, and similar ones that it met afterwards."""
+
+    first: Wave
+    similar: Wave
 
 
 @dataclass(frozen=True)
@@ -45,8 +60,9 @@ class Target:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="start a server, paint eight prompts at once, write a contact sheet",
-        description="Start a server, paint eight prompts at once with every variant, and write a contact sheet.",
+        help="start a server, paint eight prompts and eight similar ones, write contact sheets",
+        description="Start a server, paint eight prompts at once with every variant, then eight similar ones with "
+        f"policy {_POLICY}, which starts from what has been painted; write contact sheets.",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the contact sheet (default: out)")
     parser.add_argument("--url", help="use this running server (gRPC, host:port) instead of starting one")
@@ -63,15 +79,20 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.out.is_dir():
         raise InvalidArgument.of("out", str(args.out), "a folder; this is a file")
     with _target(args) as target:
-        waves = asyncio.run(_paint_waves(target))
+        waves, reuse = asyncio.run(_paint_waves(target))
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / SHEET
-    contact_sheet("underpaint", PROMPTS, [_row(wave) for wave in waves]).save(path)
+    contact_sheet("underpaint", PROMPTS, [_row(wave) for wave in waves]).save(args.out / SHEET)
+    contact_sheet(f"{_POLICY}: similar prompts", _captions(reuse.similar), _reuse_rows(reuse)).save(
+        args.out / REUSE_SHEET
+    )
     print(table([picture for wave in waves for picture in wave.pictures]))
+    print()
+    print(reuse_table(reuse.similar.pictures))
     print()
     for wave in waves:
         print(summary(wave))
-    print(f"contact sheet: {path}")
+    print(reuse_summary(reuse))
+    print(f"contact sheets: {args.out / SHEET}, {args.out / REUSE_SHEET}")
     return 0
 
 
@@ -83,40 +104,63 @@ def _target(args: argparse.Namespace) -> Iterator[Target]:
     if args.url:
         yield Target(args.url, args.variants or [None])
         return
-    with own_server(args.model_repository) as url:
+    store = TemporaryDirectory(prefix="underpaint-demo-")
+    with store as folder, own_server(args.model_repository, Path(folder)) as url:
         yield Target(url, args.variants or list(deployment_of(args.model_repository).variants))
 
 
-async def _paint_waves(target: Target) -> list[Wave]:
-    pictures = len(PROMPTS) * len(target.variants)
+async def _paint_waves(target: Target) -> tuple[list[Wave], Reuse]:
+    pictures = len(PROMPTS) * len(target.variants) + len(PROMPTS) + len(SIMILAR_PROMPTS)
     with tqdm(total=pictures, unit="picture", disable=not sys.stderr.isatty(), leave=False) as bar:
         async with AsyncClient(target.url) as client:
             await client.wait_ready(timeout_s=10.0)
-            return [await _paint_wave(client, variant, bar) for variant in target.variants]
+            waves = [await _paint_variant(client, variant, bar) for variant in target.variants]
+            return waves, await _paint_similar(client, bar)
 
 
-async def _paint_wave(client: AsyncClient, variant: str | None, bar: tqdm[None]) -> Wave:
-    async def paint(seed: int, prompt: str) -> Picture:
-        picture = await client.generate(prompt, seed=seed, variant=variant)
+async def _paint_variant(client: AsyncClient, variant: str | None, bar: tqdm[None]) -> Wave:
+    _say(f"painting {len(PROMPTS)} prompts at once with {variant or 'what the server chooses'} …")
+    return await _paint_wave(lambda prompt, seed: client.generate(prompt, seed=seed, variant=variant), PROMPTS, bar)
+
+
+async def _paint_similar(client: AsyncClient, bar: tqdm[None]) -> Reuse:
+    """In a cache of its own, which nobody else has put anything into."""
+    tenant = f"demo-{secrets.token_hex(4)}"
+
+    def paint(prompt: str, seed: int) -> Awaitable[Picture]:
+        return client.generate(prompt, seed=seed, policy=_POLICY, tenant=tenant)
+
+    _say(f"painting {len(PROMPTS)} prompts with policy {_POLICY} …")
+    first = await _paint_wave(paint, PROMPTS, bar)
+    await asyncio.sleep(_REMEMBERED_WITHIN_S)
+    _say(f"painting {len(SIMILAR_PROMPTS)} similar prompts …")
+    return Reuse(first, await _paint_wave(paint, SIMILAR_PROMPTS, bar))
+
+
+async def _paint_wave(paint: Paint, prompts: Sequence[str], bar: tqdm[None]) -> Wave:
+    async def one(seed: int, prompt: str) -> Picture:
+        picture = await paint(prompt, seed)
         bar.update()
         return picture
 
-    tqdm.write(
-        f"painting {len(PROMPTS)} prompts at once with {variant or 'what the server chooses'} …", file=sys.stderr
-    )
     started = time.monotonic()
-    pictures = await asyncio.gather(*(paint(seed, prompt) for seed, prompt in enumerate(PROMPTS, start=1)))
+    pictures = await asyncio.gather(*(one(seed, prompt) for seed, prompt in enumerate(prompts, start=1)))
     return Wave(tuple(pictures), time.monotonic() - started)
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
 
 
 # Showing --------------------------------------------------------------------------------------------------------
 
 
 def table(pictures: Sequence[Picture]) -> str:
-    """A line a picture: what was asked for, and the milliseconds in each stage."""
-    stages = [stage.name for stage in fields(Timings)]
+    """A line a picture: what was asked for, and the milliseconds in each stage that took any."""
+    timings = [picture.outcome.timings_ms for picture in pictures]
+    stages = [stage.name for stage in fields(Timings) if any(getattr(one, stage.name) for one in timings)]
     head = ["prompt", "variant", "seed", "steps", *stages]
-    body = [_cells(picture) for picture in pictures]
+    body = [_cells(picture, stages) for picture in pictures]
     widths = [max(len(cells[i]) for cells in [head, *body]) for i in range(len(head))]
     aligned = "<<" + ">" * (len(head) - 2)
     lines = [
@@ -130,11 +174,15 @@ _UNIT = "milliseconds in each stage"
 _PROMPT = 44  # characters of it in the table
 
 
-def _cells(picture: Picture) -> list[str]:
+def _cells(picture: Picture, stages: Sequence[str]) -> list[str]:
     outcome = picture.outcome
-    prompt = outcome.prompt if len(outcome.prompt) <= _PROMPT else f"{outcome.prompt[: _PROMPT - 1]}…"
-    stages = [f"{ms:.1f}" for ms in astuple(outcome.timings_ms)]
-    return [prompt, outcome.variant, str(outcome.seed), str(outcome.steps_run), *stages]
+    prompt = _shortened(outcome.prompt)
+    times = [f"{getattr(outcome.timings_ms, stage):.1f}" for stage in stages]
+    return [prompt, outcome.variant, str(outcome.seed), str(outcome.steps_run), *times]
+
+
+def _shortened(prompt: str) -> str:
+    return prompt if len(prompt) <= _PROMPT else f"{prompt[: _PROMPT - 1]}…"
 
 
 def summary(wave: Wave) -> str:
@@ -142,6 +190,52 @@ def summary(wave: Wave) -> str:
     rate = count / wave.seconds
     variant = wave.pictures[0].outcome.variant
     return f"{variant}: {count} pictures at once in {wave.seconds:.2f} s, {rate:.1f} a second"
+
+
+def reuse_table(pictures: Sequence[Picture]) -> str:
+    """A line a picture: what was asked for, and what it was made from."""
+    return "\n".join(
+        f"{_shortened(picture.outcome.prompt):<{_PROMPT}}  {origin(picture.outcome)}" for picture in pictures
+    )
+
+
+def origin(outcome: Outcome) -> str:
+    """What an image was made from, in a few words."""
+    if outcome.source is None:
+        return f"miss: {outcome.variant} from noise, {outcome.steps_run} steps"
+    return (
+        f"hit at {outcome.source.similarity:.2f}: {outcome.variant} skips {outcome.steps_skipped} of "
+        f"{outcome.num_inference_steps} steps, from: {outcome.source.prompt}"
+    )
+
+
+def reuse_summary(reuse: Reuse) -> str:
+    hits = sum(picture.outcome.source is not None for picture in reuse.similar.pictures)
+    speed = reuse.first.seconds / reuse.similar.seconds
+    return (
+        f"{_POLICY}: {hits} of {len(reuse.similar.pictures)} similar prompts start from a cached picture; all "
+        f"{len(reuse.similar.pictures)} in {reuse.similar.seconds:.2f} s, {speed:.1f} times as fast as the first ones"
+    )
+
+
+def _captions(wave: Wave) -> list[str]:
+    """The prompt, and whether it was a hit."""
+    return [f"{picture.outcome.prompt} ({_mark(picture.outcome)})" for picture in wave.pictures]
+
+
+def _mark(outcome: Outcome) -> str:
+    return "miss" if outcome.source is None else f"hit, {outcome.source.similarity:.2f}"
+
+
+def _reuse_rows(reuse: Reuse) -> list[Row]:
+    """Each source above what was made from it; an empty frame above what was painted from noise."""
+    painted = {(p.outcome.prompt, p.outcome.seed): p.image for p in (*reuse.first.pictures, *reuse.similar.pictures)}
+    blank = np.full_like(reuse.first.pictures[0].image, 250)
+    sources = [p.outcome.source for p in reuse.similar.pictures]
+    return [
+        Row("source", "", [blank if s is None else painted.get((s.prompt, s.seed), blank) for s in sources]),
+        Row("result", _POLICY, [picture.image for picture in reuse.similar.pictures]),
+    ]
 
 
 def _row(wave: Wave) -> Row:

@@ -15,8 +15,8 @@ from underpaint.errors import InvalidArgument, Unsupported
 
 
 @contextmanager
-def own_server(repository: Path) -> Iterator[str]:
-    """Serve ``repository`` on free ports; yields the gRPC address.
+def own_server(repository: Path, store: Path | None = None) -> Iterator[str]:
+    """Serve ``repository`` on free ports, with the cache in the folder ``store``; yields the gRPC address.
 
     Raises:
         Unsupported: the packages to do so are not installed.
@@ -31,7 +31,7 @@ def own_server(repository: Path) -> Iterator[str]:
         ) from None
     _say("starting tritonserver …")
     started = time.monotonic()
-    server = EmbeddedServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0))
+    server = EmbeddedServer(ServerOptions(repository, http_port=0, grpc_port=0, metrics_port=0, store=store))
     with _status_line("underpaint.server"):
         server.start()
     try:
