@@ -166,6 +166,14 @@ def test_full_of_what_is_pinned(tmp_path: Path) -> None:
         assert cache.stats().entries == 1
 
 
+def test_an_entry_of_more_states_than_there_is_room_for(tmp_path: Path) -> None:
+    with ImageCache(tmp_path, capacity=2, eviction=Strategy.LCBFU) as cache:
+        kept = cache.insert(entry(0, steps=(5,)))
+        with pytest.raises(Unavailable, match="an entry that takes 3 does not fit in a cache of 2: raise its capacity"):
+            cache.insert(entry(1))
+        assert ids_of(cache) == [kept]
+
+
 def test_clear(cache: ImageCache) -> None:
     for number in range(6):
         cache.insert(entry(number, f"tenant{number % 3}"))

@@ -20,6 +20,7 @@ SCOPE = ("text", "a")
 @pytest.fixture
 def index() -> Iterator[Index]:
     made = Index(flat_max=FLAT_MAX)
+    made.start()
     yield made
     made.close()
 
@@ -61,6 +62,17 @@ def test_a_large_shelf_becomes_lists_and_finds_nearly_as_well(index: Index) -> N
     queries = units(200, seed=1)
     found = sum(int(np.argmax(vectors @ query)) + 1 in index.search(*SCOPE, query, 8) for query in queries)
     assert found >= 196
+
+
+def test_nothing_is_rebuilt_before_the_start() -> None:
+    index = Index(flat_max=FLAT_MAX)
+    for number in range(10):
+        put(index, units(FLAT_MAX, seed=number), first_id=1000 * number + 1)
+    assert arrangement(index) is _Flat
+    index.start()
+    index.settle()
+    assert index._shelves[SCOPE]._searcher.room == 10 * FLAT_MAX, "once, with all of them"
+    index.close()
 
 
 def test_growing_one_by_one_comes_to_the_same(index: Index) -> None:

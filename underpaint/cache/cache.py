@@ -82,6 +82,7 @@ class ImageCache:
         self._counts_lock = threading.Lock()
         try:
             self._recall()
+            self._index.start()
         except BaseException:
             self.close()
             raise

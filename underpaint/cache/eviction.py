@@ -203,6 +203,10 @@ class Evictor:
 
         Raises Unavailable, and gives up nothing, where not enough can go.
         """
+        if needed > self.capacity:
+            raise Unavailable(
+                f"an entry that takes {needed} does not fit in a cache of {self.capacity}: raise its capacity"
+            )
         victims: list[Unit] = []
         while self._size + needed > self.capacity:
             unit = self._lowest()

@@ -37,7 +37,10 @@ _FP16 = faiss.ScalarQuantizer.QT_fp16
 
 
 class Index:
-    """All shelves. Any thread may call; a rebuild delays no search but for a copy."""
+    """All shelves. Any thread may call; a rebuild delays no search but for a copy.
+
+    Nothing is rebuilt before ``start``, so that what is known from the beginning is put in once.
+    """
 
     def __init__(self, flat_max: int = _FLAT_MAX) -> None:
         self._flat_max = flat_max
@@ -46,6 +49,9 @@ class Index:
         self._due: queue.Queue[_Shelf | None] = queue.Queue()
         self._closing = False
         self._builder = threading.Thread(target=self._rebuild_due, name="index-builder", daemon=True)
+
+    def start(self) -> None:
+        """From now on, rebuild what has outgrown its arrangement."""
         self._builder.start()
 
     def add(
@@ -103,7 +109,8 @@ class Index:
         """Waits for a rebuild that is under way; begins no other."""
         self._closing = True
         self._due.put(None)
-        self._builder.join()
+        if self._builder.is_alive():
+            self._builder.join()
 
     def _rebuild_if_due(self, shelf: _Shelf) -> None:
         if shelf.claim_rebuild():
