@@ -260,6 +260,13 @@ def test_a_cache_that_is_slow_is_not_waited_for(policy: str, slow: str) -> None:
     assert "did not answer within 20 ms" in reply.outcome.warnings[0]
 
 
+def test_where_painting_takes_long_the_cache_may_take_a_little_longer_too() -> None:
+    patience = Patience(embed_s=1.0, lookup_s=0.1, fetch_s=0.5, share=0.05)
+    assert patience.when_painting_takes(0.0) == patience
+    assert patience.when_painting_takes(4.0) == replace(patience, lookup_s=0.2)
+    assert patience.when_painting_takes(100.0) == replace(patience, embed_s=5.0, lookup_s=5.0, fetch_s=5.0)
+
+
 def test_a_cache_that_hangs_is_left_alone_after_a_while_and_used_again_when_it_is_back() -> None:
     server = knowing(a_match(0.99), hanging={"lookup"})
 

@@ -6,6 +6,7 @@ from collections import deque
 
 import numpy as np
 
+from underpaint.deployment import Sampling
 from underpaint.evidence import Measured
 
 _REMEMBERED = 64
@@ -29,3 +30,7 @@ class Costs:
         """A fetch of latents, whether it was in time or not."""
         self._fetches.append(fetch_ms)
         self.measured = Measured(self.measured.step_ms, float(np.quantile(self._fetches, 0.95)))
+
+    def painting_s(self, variant: str, sampling: Sampling) -> float:
+        """What ``variant`` takes from noise, in seconds; 0 where that has not been seen yet."""
+        return self.measured.step_ms.get(variant, 0.0) * sampling.num_inference_steps / 1e3

@@ -86,7 +86,7 @@ class FrontDoor:
         embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
         foresight = Foresight(self.tally)
         self._gatherer = Gatherer(deployment, embedders, foresight, cache, self._costs, patience, complaints)
-        self._sources = Sources(cache, self._costs, patience.fetch_s, complaints)
+        self._sources = Sources(cache, self._costs, patience, complaints)
         self._memory = Memory(embedders, cache, self.tally, complaints)
 
     async def serve(self, request: GenerateRequest, hung_up: Callable[[], bool] = lambda: False) -> Reply:
@@ -185,7 +185,7 @@ class FrontDoor:
     ) -> Job:
         """Fill in what the plan leaves open, and fetch what it starts from. Raises SourceLost."""
         sampling = self._sampling(plan, request, settings)
-        source = await self._sources.fetch(plan.start, sampling, visit)
+        source = await self._sources.fetch(plan, sampling, visit)
         remembers = request.writes_cache and self._deployment.embedder
         return Job(plan, request, sampling, source, policy.keep(request, plan, settings) if remembers else None)
 

@@ -29,11 +29,26 @@ from underpaint.requests import GenerateRequest
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a request waits for what can only help it, in seconds."""
+    """How long a request waits for what can only help it, in seconds.
+
+    On a machine that is busy everything takes longer, what the cache would save included; so each wait may take up to
+    ``share`` of what painting from noise takes at the moment, if that is more.
+    """
 
     embed_s: float = 1.0
     lookup_s: float = 0.1
     fetch_s: float = 0.5
+    share: float = 0.2
+
+    def when_painting_takes(self, painting_s: float) -> Patience:
+        """The same for a known duration of painting from noise."""
+        least_s = self.share * painting_s
+        return replace(
+            self,
+            embed_s=max(self.embed_s, least_s),
+            lookup_s=max(self.lookup_s, least_s),
+            fetch_s=max(self.fetch_s, least_s),
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class Search:
     """A policy's query, made concrete for one request.
 
     ``reach``: the similarity below which a match is of no use; ``max_generation``: beyond which an entry is not to be
-    reused; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as well.
+    reused; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as well;
+    ``patience``: how long it may take.
     """
 
     space: Space
@@ -50,6 +66,7 @@ class Search:
     max_generation: int
     predicted: bool
     stranger: bool
+    patience: Patience
 
 
 class NoMatches(Exception):
@@ -88,7 +105,7 @@ class Gatherer:
         try:
             search = self._search(policy, request, settings)
             with visit.timed("embed"):
-                embedding = await self._embedders.text(request.prompt, self._patience.embed_s)
+                embedding = await self._embedders.text(request.prompt, search.patience.embed_s)
             evidence = replace(evidence, embedding=embedding)
             with visit.timed("lookup"):
                 return await self._look_up(search, embedding, evidence, request)
@@ -118,6 +135,7 @@ class Gatherer:
             max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise
             predicted=query.predicted and settings.predict,
             stranger=policy.needs.stranger,
+            patience=self._patience.when_painting_takes(self._costs.painting_s(variant.name, sampling)),
         )
 
     async def _look_up(
@@ -136,7 +154,7 @@ class Gatherer:
         return replace(evidence, matches=matches, stranger=strangers[0] if strangers else None)
 
     async def _ask(self, search: Search, embedding: np.ndarray) -> tuple[Match, ...]:
-        within_s = self._patience.lookup_s
+        within_s = search.patience.lookup_s
         return await self._cache.lookup(search.space, search.scope, embedding, search.max_generation, within_s)
 
 

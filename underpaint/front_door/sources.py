@@ -12,10 +12,10 @@ from underpaint.evidence import Absence, Miss
 from underpaint.front_door.cache_client import CacheClient
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.costs import Costs
-from underpaint.front_door.gathering import absence_after
+from underpaint.front_door.gathering import Patience, absence_after
 from underpaint.front_door.registry import Visit
-from underpaint.policies import CachedImage, CachedLatents, Finished, Noise
-from underpaint.policies.plan import Start
+from underpaint.policies import CachedLatents, Noise, Plan
+from underpaint.policies.plan import Reused
 
 
 class SourceLost(Exception):
@@ -29,20 +29,22 @@ class SourceLost(Exception):
 class Sources:
     """Images and latents by the start that needs them."""
 
-    def __init__(self, cache: CacheClient, costs: Costs, within_s: float, complaints: Complaints) -> None:
-        self._cache, self._costs, self._within_s, self._complaints = cache, costs, within_s, complaints
+    def __init__(self, cache: CacheClient, costs: Costs, patience: Patience, complaints: Complaints) -> None:
+        self._cache, self._costs, self._patience, self._complaints = cache, costs, patience, complaints
 
-    async def fetch(self, start: Start, sampling: Sampling, visit: Visit) -> np.ndarray | None:
-        """An image, uint8 [H, W, 3], or latents, float32 [C, h, w]; None for noise.
+    async def fetch(self, plan: Plan, sampling: Sampling, visit: Visit) -> np.ndarray | None:
+        """What ``plan`` starts from: an image, uint8 [H, W, 3], or latents, float32 [C, h, w]; None for noise.
 
         Raises:
             SourceLost: it has been evicted, did not come in time, or cannot be painted from.
         """
+        start = plan.start
         if isinstance(start, Noise):
             return None
+        within_s = self._patience.when_painting_takes(self._costs.painting_s(plan.variant, sampling)).fetch_s
         try:
             with visit.timed("fetch"):
-                source = await self._latents(start) if isinstance(start, CachedLatents) else await self._image(start)
+                source = await self._fetch(start, within_s)
         except NotFound as evicted:
             raise SourceLost(Absence(Miss.GONE)) from evicted
         except Exception as error:  # whatever it is, the request can be served without the cache
@@ -54,13 +56,12 @@ class Sources:
             raise SourceLost(Absence(Miss.BROKEN, f"entry {start.entry.entry_id} is broken"))
         return source
 
-    async def _image(self, start: CachedImage | Finished) -> np.ndarray:
-        return await self._cache.image(start.entry.entry_id, self._within_s)
-
-    async def _latents(self, start: CachedLatents) -> np.ndarray:
+    async def _fetch(self, start: Reused, within_s: float) -> np.ndarray:
+        if not isinstance(start, CachedLatents):
+            return await self._cache.image(start.entry.entry_id, within_s)
         started_s = time.monotonic()
         try:
-            return await self._cache.latents(start.entry.entry_id, start.step, self._within_s)
+            return await self._cache.latents(start.entry.entry_id, start.step, within_s)
         finally:
             self._costs.fetch((time.monotonic() - started_s) * 1e3)
 

@@ -17,11 +17,13 @@ class DoorMetrics:
 
     def __init__(self, model: str, tally: Tally) -> None:
         self._model, self._tally = model, tally
-        self._families = {f.name: _family(f"{f.name}_total", f.metadata["help"]) for f in fields(Tally)}
+        # The backend brings this class in only after models have been imported.
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._families = {f.name: _family(f"{f.name}_total", f.metadata["help"], counter) for f in fields(Tally)}
         self._labels = {f.name: ("model", *f.metadata["labels"]) for f in fields(Tally)}
         self._metrics: dict[tuple[str, ...], pb_utils.Metric] = {}
         self._sent: Counter[tuple[str, ...]] = Counter()
-        self._gauges = _family("in_flight", "Requests that are being served", pb_utils.MetricFamily.GAUGE)
+        self._gauges = _family("in_flight", "Requests that are being served", gauge)
         self._in_flight = self._gauges.Metric(labels={"model": model})
 
     def send(self, in_flight: int) -> None:
@@ -51,5 +53,5 @@ class DoorMetrics:
         return self._metrics[key]
 
 
-def _family(name: str, description: str, kind: int = pb_utils.MetricFamily.COUNTER) -> pb_utils.MetricFamily:
+def _family(name: str, description: str, kind: int) -> pb_utils.MetricFamily:
     return pb_utils.MetricFamily(name=f"{_PREFIX}_{name}", description=description, kind=kind)
