@@ -29,7 +29,7 @@ REFUSED = {
     "infinite guidance": ({"guidance_scale": 1e40}, "guidance_scale: got inf"),
     "strong guidance": ({"guidance_scale": 1000}, "guidance_scale: got 1000.0; allowed: 0 to 20 with tiny-l"),
     "negative seed": ({"seed": -1}, "seed: got -1; allowed: 0 to 9223372036854775807"),
-    "unknown variant": ({"variant": "sdxl"}, "variant: got 'sdxl'; allowed: tiny-l, tiny-s"),
+    "unknown variant": ({"variant": "sdxl"}, "variant: got 'sdxl'; allowed: tiny-l, tiny-m, tiny-s"),
     "unknown policy": ({"policy": "magic"}, "policy: got 'magic'; allowed: vanilla"),
     "unknown scheduler": ({"scheduler": "dpm"}, "scheduler: got 'dpm'; allowed: ddim, euler with tiny-l"),
     "unknown format": ({"output_format": "gif"}, "output_format: got 'gif'; allowed: tensor, png, none"),
