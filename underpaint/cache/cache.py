@@ -6,11 +6,12 @@ and how near it really is. So an index that lags behind costs a hit at worst, an
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 LOG = logging.getLogger("underpaint.cache")
 
-_RERANKED = 8
+_RERANKED = 8  # at least so many of what the index proposes are compared exactly
 _MAX_TOP_K = 100
 _USES_KEPT = 100_000  # that wait for the next insert to be counted; of more, the oldest are forgotten
 _REMOVED_AT_A_TIME = 500
@@ -105,16 +106,12 @@ class ImageCache:
         if max_generation is not None and max_generation < 0:
             raise InvalidArgument.of("max_generation", max_generation, "0 or more")
         proposed = self._index.search(space, scope, embedding, max(_RERANKED, 2 * top_k), max_generation)
-        candidates = self._store.candidates(proposed, space, scope) if proposed else []
-        matches = [
-            replace(match, similarity=float(vector @ embedding))
-            for match, vector in candidates
-            if len(vector) == len(embedding)
-        ]
-        matches.sort(key=lambda match: (-match.similarity, match.entry_id))
+        similarities = self._store.similarities(proposed, space, embedding)
+        nearest = heapq.nlargest(top_k, similarities, key=lambda entry_id: (similarities[entry_id], -entry_id))
+        matches = self._store.matches({entry_id: similarities[entry_id] for entry_id in nearest}, scope)
         self._count("lookups")
         self._count("hits", bool(matches))
-        return matches[:top_k]
+        return matches
 
     def fetch_image(self, entry_id: int) -> np.ndarray:
         """The image of an entry, uint8 [H, W, 3]. Raises NotFound where it has gone or is damaged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +24,15 @@ _ROWS_AT_A_TIME = 4096
 _ENTRY = """
 SELECT entry_id, prompt, tenant, variant, seed, image_scope, latents_scope, num_inference_steps, generation, source,
        created_s, pinned, metadata,
-       (SELECT json_group_array(step) FROM files f WHERE f.entry_id = e.entry_id AND step > 0) AS steps,
+       (SELECT group_concat(step) FROM files f WHERE f.entry_id = e.entry_id AND step > 0) AS steps,
        (SELECT coalesce(sum(uses), 0) FROM files f WHERE f.entry_id = e.entry_id) AS uses,
        (SELECT coalesce(sum(size_bytes), 0) FROM files f WHERE f.entry_id = e.entry_id) AS file_bytes
 FROM entries e
 """
-_CANDIDATES = """
-SELECT entry_id, prompt, variant, seed, generation, num_inference_steps, {space} AS vector,
-       (SELECT json_group_array(step) FROM files f WHERE f.entry_id = e.entry_id AND step > 0) AS steps
-FROM entries e JOIN vectors USING (entry_id)
-WHERE entry_id IN ({ids}) AND (image_scope = ? OR latents_scope = ?)
+_MATCHES = """
+SELECT entry_id, prompt, variant, seed, generation, num_inference_steps,
+       (SELECT group_concat(step) FROM files f WHERE f.entry_id = e.entry_id AND step > 0) AS steps
+FROM entries e WHERE entry_id IN ({ids}) AND (image_scope = ? OR latents_scope = ?)
 """
 
 
@@ -103,10 +102,18 @@ class StoreReader:
         """float32 [C, h, w] after ``step`` steps. Raises NotFound where it has gone, CorruptFile where damaged."""
         return self._array(entry_id, step, f"entry {entry_id}: latents of step {step}")
 
-    def candidates(self, entry_ids: Sequence[int], space: str, scope: str) -> list[tuple[Match, np.ndarray]]:
-        """Those of these entries that are there and in ``scope``: with similarity still 0, and vector, float32 [D]."""
-        query = _CANDIDATES.format(space=space, ids=",".join("?" * len(entry_ids)))
-        return [(_match(row), _vector(row["vector"])) for row in self._rows(query, (*entry_ids, scope, scope))]
+    def similarities(self, entry_ids: Sequence[int], space: str, embedding: np.ndarray) -> dict[int, float]:
+        """The cosine of each of these entries that is there to ``embedding``, float32 [D], in ``space``."""
+        query = f"SELECT entry_id, {space} FROM vectors WHERE entry_id IN ({_places(entry_ids)})"
+        rows = [row for row in self._rows(query, entry_ids) if len(row[1]) == embedding.nbytes]
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32).reshape(-1, len(embedding))
+        return dict(zip((row[0] for row in rows), (vectors @ embedding).tolist(), strict=True))
+
+    def matches(self, similarities: Mapping[int, float], scope: str) -> list[Match]:
+        """Those of these entries that are there and in ``scope``, most similar first, then the oldest."""
+        query = _MATCHES.format(ids=_places(similarities))
+        found = [_match(row, similarities) for row in self._rows(query, (*similarities, scope, scope))]
+        return sorted(found, key=lambda match: (-match.similarity, match.entry_id))
 
     def entry(self, entry_id: int) -> StoredEntry:
         """Raises NotFound."""
@@ -205,10 +212,14 @@ class StoreReader:
             return self._reading.execute(query, tuple(values)).fetchall()
 
 
-def _match(row: sqlite3.Row) -> Match:
+def _places(values: Collection[int]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _match(row: sqlite3.Row, similarities: Mapping[int, float]) -> Match:
     return Match(
         entry_id=row["entry_id"],
-        similarity=0.0,
+        similarity=similarities[row["entry_id"]],
         prompt=row["prompt"],
         variant=row["variant"],
         seed=row["seed"],
@@ -225,7 +236,7 @@ def _stored(row: sqlite3.Row) -> StoredEntry:
 
 
 def _steps(row: sqlite3.Row) -> tuple[int, ...]:
-    return tuple(sorted(json.loads(row["steps"])))
+    return tuple(sorted(map(int, row["steps"].split(",")))) if row["steps"] else ()
 
 
 def _vectors(row: sqlite3.Row) -> Vectors:
