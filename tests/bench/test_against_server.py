@@ -58,7 +58,7 @@ def test_calibration(server: Any) -> None:
 
 
 def test_replay(server: Any) -> None:
-    order = ReplayOrder(("small",), peak=1.0, seconds=2.0, seeds=1)
+    order = ReplayOrder(("small",), peak=1.0, seconds=2.0, seeds=1, warm=2)
     replay = replay_all(server.grpc_url, order, Schedule(1.0, (2.0, 3.0)), Yardstick(3.0, 5.0))
     (run,) = replay.runs
     assert run.requests > 0 and run.answered == run.requests and run.failed == run.unanswered == 0

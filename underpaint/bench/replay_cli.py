@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from underpaint.bench.report import write_json
 from underpaint.bench.served import Account
 from underpaint.bench.serving import PATIENCE_S, add_server_options, needs_extra, server, variant_painter
 from underpaint.bench.traces import Schedule, read_trace, schedule
-from underpaint.bench.workload import workload
+from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.async_client import AsyncClient
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
@@ -43,12 +43,18 @@ _EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Order:
-    """What a run is asked to do. ``peak``: of the demand, in what the large model sustains."""
+    """What a run is asked to do.
+
+    Attributes:
+        peak: of the demand, in what the large model sustains.
+        warm: requests that go ahead of every run, into its cache.
+    """
 
     policies: tuple[str, ...]
     peak: float
     seconds: float
     seeds: int
+    warm: int = 0
     sustain_s: float = 20.0
 
     @property
@@ -77,6 +83,9 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     bench.add_argument("--seconds", type=float, default=120.0, help="that the trace is made to last (default: 120)")
     bench.add_argument("--seeds", type=int, default=3, help="realisations of the trace, for each policy (default: 3)")
+    bench.add_argument(
+        "--warm", type=int, default=0, metavar="N", help="fill caches with so many requests first (default: 0, cold)"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
     bench.add_argument("--out", type=Path, metavar="DIR", help="leave plots there")
     add_server_options(bench)
@@ -161,6 +170,17 @@ async def _run_one(
             await open_loop(arrivals_s, send, order.drain_s, replies, lambda reply: _advance(bar))
 
 
+async def _warm_up(serve: Callable[[WorkItem], Awaitable[Account]], items: Sequence[WorkItem], bar: tqdm[None]) -> None:
+    turn = asyncio.Semaphore(_CONCURRENCY)
+
+    async def one(item: WorkItem) -> None:
+        async with turn:
+            await serve(item)
+            bar.update()
+
+    await asyncio.gather(*map(one, items))
+
+
 def _advance(bar: tqdm[None]) -> None:
     bar.update()
 
@@ -172,9 +192,10 @@ def _order(args: argparse.Namespace) -> Order:
     for name in ("peak", "seconds"):
         if not getattr(args, name) > 0:
             raise InvalidArgument.of(name, getattr(args, name), "more than 0")
-    if args.seeds < 1:
-        raise InvalidArgument.of("seeds", args.seeds, "1 or more")
-    return Order(policies, args.peak, args.seconds, args.seeds)
+    for name, least in (("seeds", 1), ("warm", 0)):
+        if getattr(args, name) < least:
+            raise InvalidArgument.of(name, getattr(args, name), f"{least} or more")
+    return Order(policies, args.peak, args.seconds, args.seeds, args.warm)
 
 
 def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
@@ -184,6 +205,7 @@ def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
         "peak": order.peak,
         "seconds": order.seconds,
         "seeds": order.seeds,
+        "warm": order.warm,
         "objectives": [f"{times} × unloaded latency of the large model" for times in OBJECTIVES],
         "server": args.url or "own",
         "versions": versions(),
