@@ -62,9 +62,10 @@ class Index:
         Raises InvalidArgument, where the shelf has vectors of another length.
         """
         with self._lock:
-            shelf = self._shelves.get((space, scope)) or _Shelf(vectors.shape[1], self._flat_max)
+            if (space, scope) not in self._shelves:
+                self._shelves[space, scope] = _Shelf(vectors.shape[1], self._flat_max)
+            shelf = self._shelves[space, scope]
             shelf.add(_keys(entry_ids, generations), vectors)
-            self._shelves[space, scope] = shelf
         self._rebuild_if_due(shelf)
 
     def remove(self, space: str, scope: str, entry_id: int, generation: int) -> None:
