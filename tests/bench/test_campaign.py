@@ -12,7 +12,7 @@ from tests.bench.fakes import FakeEmbedder
 from underpaint.bench import calibrate_cli
 from underpaint.bench.calibrate import SYSTEMS, Measurements, Pair
 from underpaint.bench.calibrate_plot import quality_by_similarity
-from underpaint.bench.campaign import Campaign, Nearest, Plan, nearest
+from underpaint.bench.campaign import Campaign, Nearest, Plan, nearest_before
 from underpaint.bench.studio import Painted, Studio
 from underpaint.bench.workload import WorkItem
 from underpaint.build.tiny.scenes import render
@@ -76,7 +76,7 @@ def test_everything_is_painted_and_judged() -> None:
 
 
 def test_ctrl_c_keeps_what_is_whole() -> None:
-    campaign = Campaign(PLAN, FakeStudio(interrupted_at=8 + 6 + 6 * 2 + 3), FakeEmbedder())
+    campaign = Campaign(PLAN, FakeStudio(interrupted_at=14 + 6 * 2 + 3), FakeEmbedder())
     assert not campaign.paint()
     pairs = campaign.pairs()
     assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.1, 0.2]] * PLAN.queries
@@ -88,10 +88,10 @@ def test_ctrl_c_before_there_is_anything_to_compare() -> None:
     assert not campaign.paint() and campaign.pairs() == {}
 
 
-def test_the_nearest_is_that_of_the_greatest_cosine() -> None:
-    entries = np.eye(3, dtype=np.float32)
-    queries = np.array([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], np.float32)
-    assert nearest(queries, entries) == [Nearest(1, 0.8), Nearest(2, 1.0)]
+def test_the_nearest_is_that_of_the_greatest_cosine_before() -> None:
+    entries = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
+    texts = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]], np.float32)
+    assert nearest_before(texts, entries, first=2) == [Nearest(1, 0.8), Nearest(0, 0.0)]
 
 
 class FakeTransport:

@@ -95,23 +95,26 @@ class Bin:
 
 
 def bins(pairs: Sequence[Pair]) -> list[Bin]:
-    """By rising similarity, about equally many in each; equal similarities are never told apart."""
-    ordered = sorted(pairs, key=lambda pair: pair.similarity)
+    """By rising similarity, about equally many in each; equal similarities are never told apart.
+
+    Cut from the top, so that what is left over blurs the lowest bin, where nothing hits, and not the highest.
+    """
+    ordered = sorted(pairs, key=lambda pair: -pair.similarity)
     size = max(BIN_PAIRS, math.ceil(len(ordered) / MAX_BINS))
     cut: list[list[Pair]] = []
     for pair in ordered:
-        if not cut or (len(cut[-1]) >= size and pair.similarity > cut[-1][-1].similarity):
+        if not cut or (len(cut[-1]) >= size and pair.similarity < cut[-1][-1].similarity):
             cut.append([])
         cut[-1].append(pair)
     if len(cut) > 1 and len(cut[-1]) < BIN_PAIRS:
-        last = cut.pop()
-        cut[-1] += last
-    return [_bin(own) for own in cut if len(own) >= BIN_PAIRS]
+        rest = cut.pop()
+        cut[-1] += rest
+    return [_bin(own) for own in reversed(cut) if len(own) >= BIN_PAIRS]
 
 
 def _bin(pairs: Sequence[Pair]) -> Bin:
     return Bin(
-        similarity=pairs[0].similarity,
+        similarity=min(pair.similarity for pair in pairs),
         pairs=len(pairs),
         full=float(np.mean([pair.full for pair in pairs])),
         by_skip={skip: float(np.mean([pair.by_skip[skip] for pair in pairs])) for skip in pairs[0].by_skip},

@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--alpha", type=float, default=0.98, help="share of full quality to keep (default: 0.98)")
-    parser.add_argument("--stored", type=int, default=400, metavar="N", help="pictures to find (default: 400)")
+    parser.add_argument("--stored", type=int, default=200, metavar="N", help="requests to begin with (default: 200)")
     parser.add_argument("--queries", type=int, default=400, metavar="N", help="requests to try (default: 400)")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of the workload (default: {_SEED})")
     parser.add_argument("--save", type=Path, metavar="FILE", help="keep what was measured, for another --alpha")

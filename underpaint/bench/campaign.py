@@ -1,7 +1,7 @@
-"""What ``underpaint calibrate`` paints: a store of full pictures, and queries from what is found there, at every skip.
+"""What ``underpaint calibrate`` paints: a workload in full, and most of it again from what is found, at every skip.
 
-Store and queries are one workload, the queries after the store, so that matches are as similar, and as different, as
-they are in service. Each query is painted in full as well, which is what its other pictures are compared with.
+A query may be served from any request before it, so that matches are as similar, and as different, as they are in
+service; the first requests only fill the store. The query's own full picture is what its other ones are compared with.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Painter(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is painted, and which steps are skipped: of the small variant's, and of the large one's."""
+    """How much is painted: ``stored`` requests that fill the store, then ``queries``. Which steps are skipped follows
+    from how many the two variants have."""
 
     stored: int
     queries: int
@@ -73,11 +74,10 @@ class Campaign:
     """Everything that is painted, as far as it has got."""
 
     def __init__(self, plan: Plan, painter: Painter, embedder: Embedder) -> None:
-        items = list(islice(workload(plan.seed), plan.stored + plan.queries))
         self._plan, self._painter, self._embedder = plan, painter, embedder
-        self._store, self._queries = items[: plan.stored], items[plan.stored :]
+        self._items = list(islice(workload(plan.seed), plan.stored + plan.queries))
+        self._queries = self._items[plan.stored :]
         self._full: list[Painted] = []
-        self._found: list[Painted] = []
         self._by_image: list[Nearest] = []
         self._by_text: list[Nearest] = []
         self._refined: dict[int, list[Painted]] = {}
@@ -95,11 +95,10 @@ class Campaign:
 
     def _paint(self, easel: _Easel) -> None:
         plan, painter = self._plan, self._painter
-        stored = easel.paint("store", lambda item, _: painter.from_noise(item, plan.resume_steps), self._store)
-        self._match(stored)
-        images = [stored[match.place].image for match in self._by_image]
-        latents = [stored[match.place].latents for match in self._by_text]
-        self._full = easel.paint("queries in full", lambda item, _: painter.from_noise(item), self._queries)
+        self._full = easel.paint("in full", lambda item, _: painter.from_noise(item, plan.resume_steps), self._items)
+        self._match()
+        images = [self._full[match.place].image for match in self._by_image]
+        latents = [self._full[match.place].latents for match in self._by_text]
         for skip in plan.refine_skips:
             refine = partial(_refine, painter, images, skip)
             self._refined[skip] = easel.paint(f"refined from step {skip}", refine, self._queries)
@@ -107,23 +106,24 @@ class Campaign:
             resume = partial(_resume, painter, latents, step)
             self._resumed[step] = easel.paint(f"resumed from step {step}", resume, self._queries)
 
-    def _match(self, stored: Sequence[Painted]) -> None:
-        texts = self._embedder.texts([item.caption for item in self._queries])
-        self._by_image = nearest(texts, self._embedder.images(np.stack([painted.image for painted in stored])))
-        self._by_text = nearest(texts, self._embedder.texts([item.caption for item in self._store]))
-        self._found = [stored[match.place] for match in self._by_text]
+    def _match(self) -> None:
+        texts = self._embedder.texts([item.caption for item in self._items])
+        pictures = self._embedder.images(np.stack([painted.image for painted in self._full]))
+        self._by_image = nearest_before(texts, pictures, self._plan.stored)
+        self._by_text = nearest_before(texts, texts, self._plan.stored)
 
     def pairs(self) -> dict[str, tuple[Pair, ...]]:
         """By system, of everything that was painted for all queries."""
-        if not self._full:
+        if not self._by_text:
             return {}
-        full = self._accuracies("full pictures", self._full)
+        full = self._accuracies("full pictures", self._full[self._plan.stored :])
+        found = [self._full[match.place] for match in self._by_text]
         refined = {n / self._plan.small_steps: self._accuracies(f"skip {n}", own) for n, own in self._refined.items()}
         resumed = {n / self._plan.large_steps: self._accuracies(f"step {n}", own) for n, own in self._resumed.items()}
         return {
             "modm": _pairs(self._by_image, full, refined),
             "nirvana": _pairs(self._by_text, full, resumed),
-            "retrieval": _pairs(self._by_text, full, {1.0: self._accuracies("found pictures", self._found)}),
+            "retrieval": _pairs(self._by_text, full, {1.0: self._accuracies("found pictures", found)}),
         }
 
     def _accuracies(self, what: str, painted: Sequence[Painted]) -> np.ndarray:
@@ -144,17 +144,23 @@ def _resume(
 
 @dataclass(frozen=True)
 class Nearest:
-    """Where in the store, and how similar."""
+    """Which of the earlier requests, and how similar."""
 
     place: int
     similarity: float
 
 
-def nearest(queries: np.ndarray, entries: np.ndarray) -> list[Nearest]:
-    """The entry of the greatest cosine for each query; rows of unit length. Of equals, the first."""
-    similarities = queries @ entries.T
-    places = similarities.argmax(axis=1)
-    return [Nearest(int(place), round(float(row[place]), 6)) for row, place in zip(similarities, places, strict=True)]
+def nearest_before(texts: np.ndarray, entries: np.ndarray, first: int) -> list[Nearest]:
+    """For each request from ``first`` on, the entry of the greatest cosine among those of earlier requests.
+
+    Rows are of unit length. Of equals the first.
+    """
+    found = []
+    for number in range(first, len(texts)):
+        similarities = entries[:number] @ texts[number]
+        place = int(similarities.argmax())
+        found.append(Nearest(place, round(float(similarities[place]), 6)))
+    return found
 
 
 class _Easel:
