@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,17 @@ def no_store_of_a_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 
 @pytest.fixture(scope="session")
-def server(no_store_of_a_user: Path) -> Iterator[Any]:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the model repository, in which tests may calibrate and decide as they like."""
+    copy = tmp_path_factory.mktemp("served") / REPOSITORY.name
+    return Path(shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, no_store_of_a_user: Path) -> Iterator[Any]:
     """The embedded server on free ports (see ``underpaint.server.EmbeddedServer``), with an empty cache."""
     from underpaint.server import EmbeddedServer, ServerOptions
 
-    options = ServerOptions(model_repository=REPOSITORY, http_port=0, grpc_port=0, metrics_port=0)
+    options = ServerOptions(model_repository=repository, http_port=0, grpc_port=0, metrics_port=0)
     with EmbeddedServer(options) as running:
         yield running

@@ -71,14 +71,14 @@ class Calibration:
         """Read ``calibration.json`` from a model's version directory; None where there is none.
 
         Raises:
-            BrokenCalibration: it is not JSON, a name is missing or unknown, or a value is not allowed.
+            BrokenCalibration: it cannot be read or is not JSON, a name is missing or unknown, a value is not allowed.
         """
         path = folder / FILE_NAME
         if not path.is_file():
             return None
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, TypeError, KeyError, InvalidArgument) as error:
+        except (OSError, ValueError, TypeError, KeyError, InvalidArgument) as error:
             raise BrokenCalibration(f"{path}: {error}; {_REMEDY}") from None
 
     def save(self, folder: Path) -> Path:

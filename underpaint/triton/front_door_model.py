@@ -88,7 +88,7 @@ class FrontDoorModel:
     def _adopt_settings(self) -> None:
         try:
             settings = self._files.read()
-        except InvalidArgument as error:
+        except (InvalidArgument, OSError) as error:
             return log_warning(f"settings stay as they were: {error}")
         self._door.adopt(settings)
         log_info(f"settings were read again{f': {settings.uncalibrated}' if settings.uncalibrated else ''}")
