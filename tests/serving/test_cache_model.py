@@ -181,7 +181,7 @@ def test_statistics_and_metrics_count(server: Any) -> None:
         with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
             text = response.read().decode()
         values = dict(re.findall(r'^underpaint_cache_(\w+)\{model="cache"\} (\d+)$', text, re.MULTILINE))
-        return int(values["inserts_total"]) >= after["inserts"] and int(values["entries"]) >= 1
+        return int(values.get("inserts_total", 0)) >= after["inserts"] and int(values.get("entries", 0)) >= 1
 
     assert eventually(shown)
 
@@ -261,6 +261,7 @@ def own_server(store: Path) -> Iterator[Any]:
 
     options = ServerOptions(REPOSITORY, http_port=0, grpc_port=0, metrics_port=0, store=store, load_models=("cache",))
     with EmbeddedServer(options) as running:
+        time.sleep(2.0)  # in which supervision gets to know the process that is going to be killed
         yield running
 
 
