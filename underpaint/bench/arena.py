@@ -15,6 +15,7 @@ from underpaint.bench.clip import Clip
 from underpaint.bench.dials import Dials, borrowed
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.load import work_off
+from underpaint.bench.patience import insist
 from underpaint.bench.policies import Contest, Pace, cost_ratio, hold, images_in_all
 from underpaint.bench.quality import Embedder
 from underpaint.bench.results import Costs, Jury, PolicyResult, judge_all, relative_cost, results
@@ -176,7 +177,7 @@ def warm_up(
     """Fill the cache of an entrant with what it makes of earlier requests, as it would have done on its own."""
 
     def work(number: int) -> None:
-        paint(name, items[number])
+        insist(lambda: paint(name, items[number]))
         tell(name)
 
     work_off(work, len(items), concurrency)

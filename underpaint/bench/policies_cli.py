@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     order = Order(entered, args.requests, args.seed, args.warm, Pace(concurrency=args.concurrency), args.url)
     match = arena.play(order)
     if not match.results:
-        return _INTERRUPTED  # before there was anything to report
+        print(f"underpaint: nothing to report: {match.contest.cut_short}", file=sys.stderr)
+        return _INTERRUPTED
     print(policies_report.text(match.results))
     asked = _asked(args, policies, order.pace)
     record = policies_report.Record(match, {entrant.name: entrant for entrant in entered}, asked, machine)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from underpaint.bench.patience import insist
 from underpaint.bench.workload import WorkItem
 from underpaint.cache.location import VARIABLE
 from underpaint.client.pictures import Picture
@@ -58,7 +59,7 @@ def variant_painter(client: Client) -> Callable[[str, int], Picture]:
 
     def paint(variant: str, number: int) -> Picture:
         prompt = PROMPTS[number % len(PROMPTS)]
-        return client.generate(prompt, seed=number, variant=variant, policy="vanilla", cache="off")
+        return insist(lambda: client.generate(prompt, seed=number, variant=variant, policy="vanilla", cache="off"))
 
     return paint
 

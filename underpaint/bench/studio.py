@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from underpaint.bench.patience import insist
 from underpaint.bench.workload import WorkItem
 from underpaint.client.messages import Call
 from underpaint.client.transport import Transport
 from underpaint.deployment import Deployment
-from underpaint.errors import NotFound, Unavailable
 from underpaint.requests import GenerateRequest
-
-_PAUSES_S = (2.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +69,9 @@ class Studio:
             "height": _batch([sampling.height], np.int32),
             "width": _batch([sampling.width], np.int32),
         }
-        return self._infer(Call(variant + pipeline, {**inputs, **extra}, {}))
-
-    def _infer(self, call: Call) -> dict[str, np.ndarray]:
-        """Ensembles have no front door that waits while a model below them is restarted."""
-        for pause_s in _PAUSES_S:
-            try:
-                return dict(self._transport.infer(call, self._patience_s))
-            except (NotFound, Unavailable):
-                self._wait(pause_s)
-        return dict(self._transport.infer(call, self._patience_s))
+        call = Call(variant + pipeline, {**inputs, **extra}, {})
+        # Ensembles have no front door that waits while a model below them is restarted.
+        return dict(insist(lambda: self._transport.infer(call, self._patience_s), self._wait))
 
 
 def _batch(row: Sequence[Any], dtype: Any) -> np.ndarray:
