@@ -55,9 +55,10 @@ class Attendant:
         if visit.stranded:
             raise Unavailable(f"{visit.variant}_denoiser stopped answering and is being restarted; try again")
         if visit.cancelled() or (left is not None and left < -self._look_every_s):
-            if visit.variant is not None:
+            variant = visit.variant
+            if variant is not None:
                 with suppress(UnderpaintError):  # the caller's own reason comes first
-                    await self._denoisers.cancel(visit.variant, visit.request_id)
+                    await self._denoisers.cancel(variant, visit.request_id)
             if visit.cancelled():
                 raise Cancelled(f"request {visit.request_id} was cancelled")
-            raise DeadlineExceeded(f"deadline passed before {visit.variant or 'any variant'} was done")
+            raise DeadlineExceeded(f"deadline passed before {variant or 'any variant'} was done")
