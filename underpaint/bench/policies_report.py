@@ -59,7 +59,7 @@ def write(record: Record, out: Path) -> None:
     contest = record.match.contest
     for name, result in record.match.results.items():
         if name == record.policy(name) != VANILLA:
-            note = f"{result.speed.ratio:.2f} of its pace"
+            note = f"{result.speed.ratio:.2f}x as fast"
             sheet = policy_sheet(name, contest.images_of(name), contest.images_of(VANILLA), note)
             sheet.save(out / f"{name}_sheet.png")
 
