@@ -84,7 +84,7 @@ def test_caches_are_warmed_with_what_came_before(repository: Path) -> None:
         return picture(work, policy)
 
     entered = tuple(entrants(["vanilla", "modm"], [A98, A95]))
-    order = Order(entered, requests=4, seed=0, warm=3, pace=Pace(concurrency=2, slice_rounds=2))
+    order = Order(entered, requests=4, seed=0, warm=3, pace=Pace(concurrency=2, slice_rounds=2, settle_s=0))
     contest = _contest(order, paint, _Preparation(order, Dials(repository, lambda s: None), "tiny-s", 0.2))
     assert [each.item.index for each in contest.images_of("modm")] == [3, 4, 5, 6]
     for name in ("modm", "modm α=0.95"):

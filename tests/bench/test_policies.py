@@ -22,7 +22,7 @@ from underpaint.bench.workload import WorkItem
 from underpaint.client.pictures import Picture
 from underpaint.errors import InvalidArgument, Unavailable
 
-PACE = Pace(concurrency=2, slice_rounds=3)
+PACE = Pace(concurrency=2, slice_rounds=3, settle_s=0)
 ITEMS = [item(index) for index in range(12)]
 LARGE, REFINED = account(), account("tiny-s", "cached_image", steps=10, steps_run=4)
 COST = VariantCost(unet=0.5, text_encoder=0.01, vae_encoder=0.2, vae_decoder=0.4)

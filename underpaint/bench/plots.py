@@ -13,9 +13,10 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-INK, PALE, GRID = "#282828", "#807e78", "#e4e2dc"
+INK, PALE, GRID, PAPER = "#282828", "#807e78", "#e4e2dc", "#faf9f6"
 _COLOURS = {
     "vanilla": "#6b6b6b",
     "modm": "#c8452d",
@@ -123,14 +124,28 @@ def frontier(points: Sequence[Point], path: Path) -> None:
         )
         for point in own:
             axes.plot([point.throughput] * 2, [point.low, point.high], color=colour(name), linewidth=1.2)
-            label = name if point.alpha is None else f"{name} α={point.alpha:g}"
-            axes.annotate(label, (point.throughput, point.quality), (9, 6), textcoords="offset points", color=INK)
+    axes.margins(x=0.16, y=0.14)
+    _label_points(axes, points)
     if "vanilla" in by_name and "small" in by_name:
         _draw_mix(axes, by_name["vanilla"][0], by_name["small"][0])
-    axes.margins(x=0.16, y=0.14)
     axes.set_xlabel("images per second, relative to vanilla")
     axes.set_ylabel("attribute accuracy, relative to vanilla")
     save(figure, path)
+
+
+def _label_points(axes: Any, points: Sequence[Point]) -> None:
+    """Above to the right; below where a neighbour is named there already."""
+    width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+    named: list[Point] = []
+    for point in points:
+        near = any(
+            abs(point.throughput - other.throughput) < 0.12 * width
+            and abs(point.quality - other.quality) < 0.05 * height
+            for other in named
+        )
+        label = point.name if point.alpha is None else f"{point.name} α={point.alpha:g}"
+        _write(axes, label, (point.throughput, point.quality), (9, -13 if near else 10), INK)
+        named.append(point)
 
 
 def _draw_mix(axes: Any, large: Point, small: Point) -> None:
@@ -192,11 +207,28 @@ def panels(size: tuple[float, float], title: str, count: int, shared: bool = Tru
 
 def label_ends(axes: Any, ends: Sequence[tuple[str, float, float]]) -> None:
     """Names at the right ends of lines, apart enough to be read."""
-    gap, last = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0]), -np.inf
-    for name, x, y in sorted(ends, key=lambda end: end[2]):
-        last = max(y, last + gap)
-        axes.annotate(name, (x, last), (8, 0), textcoords="offset points", va="center", color=colour(name))
+    low, high = axes.get_ylim()
+    heights = spread_out([y for _, _, y in ends], gap=0.055 * (high - low), highest=high)
+    for (name, x, _), y in zip(ends, heights, strict=True):
+        _write(axes, name, (x, y), (8, 0), colour(name))
     axes.margins(x=0.12)
+
+
+def spread_out(heights: Sequence[float], gap: float, highest: float) -> list[float]:
+    """The same, moved apart by at least ``gap``: upwards, and down again where that leads beyond ``highest``."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    placed: list[float] = []
+    for i in order:
+        placed.append(max(heights[i], placed[-1] + gap) if placed else heights[i])
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], highest - gap * (len(placed) - 1 - i))
+    return [placed[order.index(i)] for i in range(len(heights))]
+
+
+def _write(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], ink: str, **font: Any) -> None:
+    """With a halo, so that it can be read across lines."""
+    halo = [withStroke(linewidth=3, foreground=PAPER)]
+    axes.annotate(text, at, offset, textcoords="offset points", va="center", color=ink, path_effects=halo, **font)
 
 
 def _label_curves(axes: Any, ordered: Mapping[str, np.ndarray]) -> None:
@@ -205,9 +237,7 @@ def _label_curves(axes: Any, ordered: Mapping[str, np.ndarray]) -> None:
     for number, name in enumerate(fastest_first):
         height = 0.9 - 0.8 * number / max(len(ordered) - 1, 1)
         x = float(np.quantile(ordered[name], height))
-        axes.annotate(
-            name, (x, height), (8, 0), textcoords="offset points", va="center", color=colour(name), weight="bold"
-        )
+        _write(axes, name, (x, height), (8, 0), colour(name), weight="bold")
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -223,5 +253,5 @@ def footnote(figure: Any, text: str) -> None:
 
 def save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200, facecolor="#faf9f6")
+    figure.savefig(path, dpi=200, facecolor=PAPER)
     plt.close(figure)

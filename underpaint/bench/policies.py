@@ -31,11 +31,13 @@ class Pace:
     Attributes:
         concurrency: requests under way at any time.
         slice_rounds: a slice holds so many requests for each of them.
+        settle_s: between slices, for what the server does after its answers (insert into the cache).
         pair_rounds, pair_s: how often, and how long, the two variants are measured against each other.
     """
 
     concurrency: int = 16
     slice_rounds: int = 8
+    settle_s: float = 1.0
     pair_rounds: int = 2
     pair_s: float = 6.0
 
@@ -155,6 +157,7 @@ class _Ring:
                     self.contest.served.setdefault(policy, []).append(served)
             self._tell(policy)
 
+        time.sleep(self._pace.settle_s)
         began_s = self._now_s()
         cycles = work_off(work, len(block), self._pace.concurrency)
         answered = len(block) - len(failed)

@@ -60,8 +60,10 @@ def rounded(report: Mapping[str, Any], digits: int = 4) -> dict[str, Any]:
     """The same with fewer digits, which nobody could measure anyway; JSON has no word for what is not a number."""
 
     def fewer(value: Any) -> Any:
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [fewer(each) for each in value]
+        if isinstance(value, Mapping):
+            return {name: fewer(each) for name, each in value.items()}
         if not isinstance(value, float):
             return value
         return round(value, digits) if math.isfinite(value) else None

@@ -32,6 +32,7 @@ class Work:
         hit_rate: share of the images that were not painted from noise.
         steps_skipped: mean share of the steps that were not run, over all images; ``…_on_hits``: over those alone.
         gflop_per_image: see ``bench.flops``; ``compute_ratio``: to vanilla's for the same requests.
+        stages_ms: mean milliseconds in each stage of a hit and of a miss, see ``outcome.Timings``.
     """
 
     images: int
@@ -41,6 +42,7 @@ class Work:
     steps_skipped_on_hits: float
     gflop_per_image: float
     compute_ratio: float
+    stages_ms: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class PolicyResult:
             **({} if self.quality is None else asdict(self.quality)),
             "steps_skipped_on_hits": self.work.steps_skipped_on_hits,
             "gflop_per_image": self.work.gflop_per_image,
+            "stages_ms": self.work.stages_ms,
             "images": self.work.images,
             "failures": self.work.failures,
         }
@@ -200,7 +203,16 @@ def _work(contest: Contest, policy: str, costs: Costs) -> Work:
         steps_skipped_on_hits=mean(skipped_on_hits) if skipped_on_hits else 0.0,
         gflop_per_image=gflop,
         compute_ratio=gflop / mean(map(costs.gflop, vanilla)),
+        stages_ms={
+            "hits": _stages_ms([account for account in accounts if account.hit]),
+            "misses": _stages_ms([account for account in accounts if not account.hit]),
+        },
     )
+
+
+def _stages_ms(accounts: Sequence[Account]) -> dict[str, float]:
+    stages = accounts[0].timings_ms if accounts else ()
+    return {stage: mean(account.timings_ms[stage] for account in accounts) for stage in stages}
 
 
 def _beside_vanilla(jury: Jury, policy: str) -> tuple[Quality | None, QualityRatios | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -20,7 +20,8 @@ _FROM_IMAGE = "cached_image"
 class Account:
     """The part of an outcome that costs are reckoned by.
 
-    ``source``: what identifies the entry that was reused; ``source_seed``: the seed that it was painted with.
+    ``source``: what identifies the entry that was reused; ``source_seed``: the seed that it was painted with;
+    ``timings_ms``: by stage, see ``outcome.Timings``.
     """
 
     variant: str
@@ -31,10 +32,11 @@ class Account:
     source: str | None = None
     source_seed: int | None = None
     similarity: float | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, outcome: Outcome) -> Account:
-        source = getattr(outcome, "source", None)
+        source = outcome.source
         return cls(
             variant=outcome.variant,
             start=outcome.start,
@@ -44,6 +46,7 @@ class Account:
             source=None if source is None else str(source.entry_id),
             source_seed=None if source is None else source.seed,
             similarity=None if source is None else source.similarity,
+            timings_ms=asdict(outcome.timings_ms),
         )
 
     @property
