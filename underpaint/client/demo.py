@@ -30,7 +30,7 @@ Paint = Callable[[str, int], Awaitable[Picture]]  # prompt and seed
 
 SHEET, REUSE_SHEET = "contact_sheet.png", "reuse.png"
 _POLICY = "modm"
-_REMEMBERED_WITHIN_S = 2.0  # images go into the cache after they have been sent
+_REMEMBERED_WITHIN_S = 4.0  # images go into the cache after they have been sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +202,8 @@ def reuse_table(pictures: Sequence[Picture]) -> str:
 def origin(outcome: Outcome) -> str:
     """What an image was made from, in a few words."""
     if outcome.source is None:
-        return f"miss: {outcome.variant} from noise, {outcome.steps_run} steps"
+        reason = f" ({outcome.miss})" if outcome.miss else ""
+        return f"miss{reason}: {outcome.variant} from noise, {outcome.steps_run} steps"
     return (
         f"hit at {outcome.source.similarity:.2f}: {outcome.variant} skips {outcome.steps_skipped} of "
         f"{outcome.num_inference_steps} steps, from: {outcome.source.prompt}"

@@ -20,5 +20,5 @@ SIMILAR_PROMPTS = (
     "a small orange diamond below a large white ring, on a black background",
     "on a pink background, a large black square above a small red heart",
     "a large striped white ring on the left, green background",
-    "a large purple heart above a small dotted yellow cross, on an orange background",
+    "a large purple heart above a small dotted yellow cross, on a green background",
 )
