@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.fakes import account, item, picture, served
-from underpaint.bench.arena import Entrant, Order, _contest, _Preparation, entrants, uses_cache
+from tests.bench.fakes import picture
+from underpaint.bench.arena import Entrant, Order, _contest, _Preparation, entrants, share_at_pace, uses_cache
 from underpaint.bench.dials import DOORS, Dials, borrowed
-from underpaint.bench.policies import Contest, Pace
+from underpaint.bench.policies import Contest, Pace, Slice
 from underpaint.bench.workload import WorkItem
 from underpaint.client.pictures import Picture
 from underpaint.policies import Calibration
@@ -58,22 +58,24 @@ def test_turning_a_dial_waits_until_it_is_noticed_but_only_then(repository: Path
     assert json.loads((repository / "generate" / "1" / "settings.json").read_text()) == {"small_share": 0.5}
 
 
-def test_a_random_mix_costs_what_modm_cost_so_far(repository: Path) -> None:
-    dials = Dials(repository, wait=lambda seconds: None)
+def test_a_random_mix_is_as_fast_as_modm_was_so_far(repository: Path) -> None:
     order = Order(tuple(entrants(["modm", "random-mix"], [])), 1, 0, 0, Pace())
-    prepare = _Preparation(order, dials, small="tiny-s", small_cost=0.2)
-    refined = account("tiny-s", "cached_image", steps=10, steps_run=5)  # a tenth of a full picture
-    contest = Contest(["modm"], served={"modm": [served(item(0), done=refined), served(item(1))]})
-    prepare("random-mix", contest)
-    # 0.5625 of the requests at 0.2 and the others at 1 cost 0.55 on average, as one at 0.1 and one at 1 do.
-    assert json.loads((repository / "generate" / "1" / "settings.json").read_text())["small_share"] == pytest.approx(
-        0.5625, abs=1e-3
-    )
+    prepare = _Preparation(order, Dials(repository, wait=lambda seconds: None), small_cost=0.2)
+    settings = repository / "generate" / "1" / "settings.json"
+    prepare("random-mix", Contest(["modm"]))
+    assert not settings.exists()
+    prepare("random-mix", Contest(["modm"], [Slice("vanilla", 9, 4.0, 0, 1), Slice("modm", 9, 8.0, 1, 2)]))
+    # 0.625 of the requests in a fifth of the time and the others in all of it take half the time.
+    assert json.loads(settings.read_text())["small_share"] == 0.625
+
+
+def test_a_share_stays_a_share() -> None:
+    assert share_at_pace(9.0, 0.2) == 1.0 and share_at_pace(0.8, 0.2) == 0.0 and share_at_pace(2.0, 1.1) == 1.0
 
 
 def test_where_the_server_is_not_ours_nothing_is_set() -> None:
     order = Order((Entrant("modm", "modm", A98),), 1, 0, 0, Pace())
-    _Preparation(order, None, "tiny-s", 0.2)("modm", Contest(["modm"]))
+    _Preparation(order, None, 0.2)("modm", Contest(["modm"]))
 
 
 def test_caches_are_warmed_with_what_came_before(repository: Path) -> None:
@@ -85,7 +87,7 @@ def test_caches_are_warmed_with_what_came_before(repository: Path) -> None:
 
     entered = tuple(entrants(["vanilla", "modm"], [A98, A95]))
     order = Order(entered, requests=4, seed=0, warm=3, pace=Pace(concurrency=2, slice_rounds=2, settle_s=0))
-    contest = _contest(order, paint, _Preparation(order, Dials(repository, lambda s: None), "tiny-s", 0.2))
+    contest = _contest(order, paint, _Preparation(order, Dials(repository, lambda s: None), 0.2))
     assert [each.item.index for each in contest.images_of("modm")] == [3, 4, 5, 6]
     for name in ("modm", "modm α=0.95"):
         assert sorted(index for policy, entrant, index in painted if entrant == name) == list(range(7))

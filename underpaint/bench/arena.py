@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import mean
 
 from tqdm import tqdm
 
@@ -16,10 +15,9 @@ from underpaint.bench.dials import Dials, borrowed
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.load import work_off
 from underpaint.bench.patience import insist
-from underpaint.bench.policies import Contest, Pace, cost_ratio, hold, images_in_all
+from underpaint.bench.policies import Contest, Pace, cost_ratio, hold, images_in_all, speed
 from underpaint.bench.quality import Embedder
-from underpaint.bench.results import Costs, Jury, PolicyResult, judge_all, relative_cost, results
-from underpaint.bench.served import Served
+from underpaint.bench.results import Costs, Jury, PolicyResult, judge_all, results
 from underpaint.bench.serving import PATIENCE_S, Paint, painter, server, variant_painter
 from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.pictures import Picture
@@ -118,17 +116,20 @@ class Arena:
             print(f"measuring {small} against {large} …", file=sys.stderr, flush=True)
             small_cost = cost_ratio(variant_painter(client), small, large, order.pace)
             dials = Dials(repository) if order.url is None else None
-            contest = _contest(order, painter(client), _Preparation(order, dials, small, small_cost))
+            contest = _contest(order, painter(client), _Preparation(order, dials, small_cost))
         jury = judge_all(contest, self.embedder)
         return Match(contest, jury, results(contest, jury, Costs(self.flops, small, small_cost)), small_cost)
 
 
 class _Preparation:
-    """Sets thresholds and shares as the next slice wants them, where the server is ours."""
+    """Sets thresholds and shares as the next slice wants them, where the server is ours.
 
-    def __init__(self, order: Order, dials: Dials | None, small: str, small_cost: float) -> None:
+    The random mix is to be a control for MoDM, so it gets the share that makes it as fast as MoDM has been so far.
+    """
+
+    def __init__(self, order: Order, dials: Dials | None, small_cost: float) -> None:
         self._entrants = {entrant.name: entrant for entrant in order.entrants}
-        self._dials, self._small, self._small_cost = dials, small, small_cost
+        self._dials, self._small_cost = dials, small_cost
 
     def __call__(self, name: str, contest: Contest) -> None:
         entrant = self._entrants.get(name)
@@ -136,13 +137,15 @@ class _Preparation:
             return
         if entrant.calibration is not None:
             self._dials.calibrate(entrant.calibration)
-        if entrant.policy == _RANDOM_MIX and contest.served.get(_MODM):
-            self._dials.share(self._share_at_cost_of(contest.served[_MODM]))
+        if entrant.policy == _RANDOM_MIX and any(each.policy == _MODM for each in contest.slices):
+            self._dials.share(share_at_pace(speed(contest.slices, _MODM).ratio, self._small_cost))
 
-    def _share_at_cost_of(self, served: Sequence[Served]) -> float:
-        """Of the small variant in a mix that costs as much as what was served."""
-        cost = mean(relative_cost(each.account, self._small, self._small_cost) for each in served)
-        return round(min(max((1 - cost) / (1 - self._small_cost), 0.0), 1.0), 3) if self._small_cost < 1 else 1.0
+
+def share_at_pace(throughput_ratio: float, small_cost: float) -> float:
+    """Of requests that the small variant must paint for a random mix to be as fast as that beside vanilla."""
+    if small_cost >= 1:
+        return 1.0
+    return round(min(max((1 - 1 / throughput_ratio) / (1 - small_cost), 0.0), 1.0), 3)
 
 
 def _contest(order: Order, paint: Paint, prepare: _Preparation) -> Contest:

@@ -108,7 +108,7 @@ class Bound:
 def bound(accounts: Sequence[Account], small: str, small_cost: float, throughput_ratio: float) -> Bound:
     """Of what a policy served; ``small_cost`` is what an image of the small variant costs."""
     hits = [account for account in accounts if account.hit]
-    costs = [relative_cost(account, small, small_cost) for account in accounts]
+    costs = [_relative_cost(account, small, small_cost) for account in accounts]
     limit = 1 / mean(costs) if any(costs) else None
     return Bound(
         hit_rate=len(hits) / len(accounts),
@@ -119,7 +119,7 @@ def bound(accounts: Sequence[Account], small: str, small_cost: float, throughput
     )
 
 
-def relative_cost(account: Account, small: str, small_cost: float) -> float:
+def _relative_cost(account: Account, small: str, small_cost: float) -> float:
     """Of an image, in images of the large variant; denoising alone."""
     return (small_cost if account.variant == small else 1.0) * (1 - account.skipped)
 
