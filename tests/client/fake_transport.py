@@ -44,13 +44,17 @@ def progress(step: int, total: int) -> dict[str, np.ndarray]:
 
 @dataclass
 class FakeTransport:
-    """Answers every call with ``answers``, in order; ``infer`` with the first."""
+    """Answers every call with ``answers``, in order; ``infer`` with the first.
+
+    ``streams_ended`` counts those that were read to their end, ``streams_closed`` these and those that were left.
+    """
 
     answers: Iterable[Tensors] = ()
     ready_after: int = 0
     calls: list[Call] = field(default_factory=list)
     timeouts: list[float | None] = field(default_factory=list)
     streams_closed: int = 0
+    streams_ended: int = 0
     closed: bool = False
     address: Address = field(default_factory=lambda: Address.parse("localhost:1"))
 
@@ -62,6 +66,7 @@ class FakeTransport:
         self._note(call, timeout_s)
         try:
             yield from self.answers
+            self.streams_ended += 1
         finally:
             self.streams_closed += 1
 

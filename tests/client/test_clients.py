@@ -59,6 +59,27 @@ def test_stream_async() -> None:
     assert transport.calls[0].model == "generate_stream" and transport.streams_closed
 
 
+def test_whoever_leaves_with_the_picture_cancels_nothing() -> None:
+    transport = FakeTransport(THREE)
+    events = Client(transport=transport).stream("a red circle")
+    next(event for event in events if isinstance(event, Picture))
+    events.close()
+    assert transport.streams_ended == 1
+
+
+def test_whoever_leaves_with_the_picture_cancels_nothing_async() -> None:
+    transport = FakeTransport(THREE)
+
+    async def use(client: AsyncClient) -> None:
+        async with aclosing(client.stream("a red circle")) as events:
+            async for event in events:
+                if isinstance(event, Picture):
+                    break
+
+    run_async(transport, use)
+    assert transport.streams_ended == 1
+
+
 def test_leaving_a_stream_early_closes_it() -> None:
     transport = FakeTransport(THREE)
     events = Client(transport=transport).stream("a red circle")

@@ -77,10 +77,15 @@ class AsyncClient:
 
 
 async def _events(answers: AsyncGenerator[Tensors, None]) -> AsyncGenerator[Progress | Picture, None]:
+    """See ``sync_client``."""
+    picture = None
     async with aclosing(answers):
         async for tensors in answers:
             event = event_of(tensors)
-            yield event
             if isinstance(event, Picture):
-                return
-    raise failures.no_picture()
+                picture = event
+            else:
+                yield event
+    if picture is None:
+        raise failures.no_picture()
+    yield picture
