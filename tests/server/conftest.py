@@ -40,6 +40,6 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(repository):
-    options = any_ports(repository, heartbeat_s=1.0, heartbeat_timeout_s=1.5, stop_grace_s=2.0)
+    options = any_ports(repository, heartbeat_s=1.0, heartbeat_timeout_s=3.0, stop_grace_s=2.0)
     with EmbeddedServer(options) as running:
         yield running

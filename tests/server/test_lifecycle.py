@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from underpaint.errors import ServerStartError
-from underpaint.server import EmbeddedServer
+from underpaint.server import EmbeddedServer, ServerOptions
 from underpaint.server.policy import RestartLimits
 
 from . import toys
@@ -41,7 +41,7 @@ def traces(owner_pid):
 
 def gone(processes, owner_pid, within_s):
     return toys.eventually(lambda: not any(map(psutil.Process.is_running, processes)), within_s) and toys.eventually(
-        lambda: not traces(owner_pid), 1.0
+        lambda: not traces(owner_pid), 10.0
     )
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_dies_again_and_again_is_given_up(small):
     with EmbeddedServer(any_ports(small, restarts=limits)) as server:
         (first,) = server.stub_pids("block")
         os.kill(first, signal.SIGKILL)
-        assert toys.eventually(lambda: isinstance(toys.infer(server.http_url, "block", x=X), dict), within_s=8)
+        assert toys.eventually(lambda: isinstance(toys.infer(server.http_url, "block", x=X), dict), within_s=60)
         (second,) = server.stub_pids("block")
         os.kill(second, signal.SIGKILL)
 
@@ -93,7 +93,7 @@ def test_a_model_that_dies_again_and_again_is_given_up(small):
             answer = toys.infer(server.http_url, "block", x=X)
             return answer == (404, "Request for unknown model: 'block' has no available versions")
 
-        assert toys.eventually(refused, within_s=8)
+        assert toys.eventually(refused, within_s=60)
         assert toys.infer(server.http_url, "hold", x=X)["y"].tolist() == [[2.0, 2.0]]
 
 
@@ -130,8 +130,8 @@ def serve(small):
 def test_a_signal_stops_the_command_cleanly(serve, number):
     assert len(serve.family) == 4, "guardian, tritonserver, two models"
     os.killpg(serve.pid, number)  # as a terminal does: the whole group
-    assert serve.process.wait(timeout=15) == 0
-    assert gone(serve.family, serve.pid, within_s=1)
+    assert serve.process.wait(timeout=60) == 0
+    assert gone(serve.family, serve.pid, within_s=10)
     assert "Traceback" not in serve.output + serve.process.stderr.read()
 
 
@@ -143,11 +143,11 @@ def test_a_second_signal_does_not_wait_for_requests(serve):
     os.kill(serve.pid, signal.SIGINT)
     time.sleep(1.0)
     os.kill(serve.pid, signal.SIGINT)
-    assert serve.process.wait(timeout=5) == 130
-    assert time.monotonic() - start < 5
-    caller.join(timeout=5)
+    assert serve.process.wait(timeout=60) == 130
+    assert time.monotonic() - start < ServerOptions.stop_grace_s, "which the request would have been waited for"
+    caller.join(timeout=60)
     assert not caller.is_alive()
-    assert gone(serve.family, serve.pid, within_s=1)
+    assert gone(serve.family, serve.pid, within_s=10)
 
 
 def call_and_lose(url):
@@ -157,7 +157,7 @@ def call_and_lose(url):
 
 def test_nothing_is_left_when_the_command_is_killed(serve):
     os.kill(serve.pid, signal.SIGKILL)
-    assert gone(serve.family, serve.pid, within_s=3)
+    assert gone(serve.family, serve.pid, within_s=20)
 
 
 def test_nothing_is_left_when_the_guardian_is_killed(small):
@@ -167,7 +167,7 @@ def test_nothing_is_left_when_the_guardian_is_killed(small):
         processes[0].parent().kill()
         server.wait()
     assert "killed by SIGKILL" in server.failure
-    assert toys.eventually(lambda: not any(map(psutil.Process.is_running, processes)), within_s=6)
+    assert toys.eventually(lambda: not any(map(psutil.Process.is_running, processes)), within_s=30)
     assert set(traces(os.getpid())) == before
 
 
@@ -175,7 +175,7 @@ def test_a_server_that_keeps_dying_is_given_up(small):
     with EmbeddedServer(any_ports(small, restarts=RestartLimits(burst=1))) as server:
         first = server.pid
         os.kill(first, signal.SIGKILL)
-        assert toys.eventually(lambda: server.pid != first, within_s=5)
+        assert toys.eventually(lambda: server.pid != first, within_s=60)
         server.wait_ready()
         os.kill(server.pid, signal.SIGKILL)
         server.wait()

@@ -58,7 +58,7 @@ def test_instances_come_and_go_without_a_reload(server):
         config = client.config("linear")
         config["instance_group"][0]["count"] = count
         client.load("linear", timeout_s=30, config=config)
-        assert toys.eventually(lambda count=count: len(server.stub_pids("linear")) == count, within_s=5)
+        assert toys.eventually(lambda count=count: len(server.stub_pids("linear")) == count, within_s=30)
         time.sleep(1.2)  # two looks of the supervisor
         after = set(server.stub_pids("linear"))
         assert before < after or after < before, "the others were left alone"

@@ -78,7 +78,7 @@ def test_nothing_is_captured_unless_asked_for(server: Any) -> None:
     assert outputs["captured_latents"].shape[0] == 0
 
 
-def wait_until_beyond(url: str, request_id: str, step: int, timeout_s: float = 30.0) -> None:
+def wait_until_beyond(url: str, request_id: str, step: int, timeout_s: float = 120.0) -> None:
     """Peek at the denoiser until a request is past ``step``."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

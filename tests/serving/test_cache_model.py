@@ -46,7 +46,7 @@ def call(server: Any, op: str, **tensors: Any) -> dict[str, np.ndarray]:
         inputs.append(grpcclient.InferInput(name, list(array.shape), DTYPES[str(array.dtype)]))
         inputs[-1].set_data_from_numpy(array)
     with grpcclient.InferenceServerClient(server.grpc_url) as client:
-        result = client.infer("cache", inputs, client_timeout=10.0)
+        result = client.infer("cache", inputs, client_timeout=60.0)
         return {each.name: result.as_numpy(each.name) for each in result.get_response().outputs}
 
 

@@ -58,8 +58,13 @@ def tenant() -> str:
 
 
 def paint(server: Any, tenant: str, **fields: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """An image, painted again where a busy machine was too slow to look into the cache."""
     wishes = {"num_inference_steps": STEPS, "seed": 1, **fields}
-    return generate(server.grpc_url, parameters={"tenant": tenant}, **wishes)
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        image, outcome = generate(server.grpc_url, parameters={"tenant": tenant}, **wishes)
+        if outcome["miss"] != "slow" or time.monotonic() > end:
+            return image, outcome
 
 
 def until(holds: Any) -> None:
@@ -71,15 +76,16 @@ def until(holds: Any) -> None:
 
 def paint_first(server: Any, tenant: str, policy: str) -> np.ndarray:
     """The first image of a tenant, once it is remembered."""
-    image, outcome = paint(server, tenant, policy=policy)
+    _, outcome = paint(server, tenant, policy=policy, cache="read")
     assert (outcome["start"], outcome["miss"], outcome["source"]) == ("noise", "empty", None)
+    image, _ = paint(server, tenant, policy=policy)
     until(lambda: paint(server, tenant, policy=policy, cache="read")[1]["miss"] is None)
     return image
 
 
 def test_modm_refines_what_was_painted_for_a_similar_prompt(calibrated: Any, tenant: str) -> None:
     paint_first(calibrated, tenant, "modm")
-    _, outcome = paint(calibrated, tenant, policy="modm", prompt=SIMILAR)
+    _, outcome = paint(calibrated, tenant, policy="modm", prompt=SIMILAR, cache="read")
     assert (outcome["start"], outcome["variant"], outcome["generation"]) == ("cached_image", "tiny-s", 1)
     assert (outcome["steps_run"], outcome["steps_skipped"]) == (4, 4)
     assert outcome["source"]["prompt"] == PROMPT
@@ -90,7 +96,7 @@ def test_modm_refines_what_was_painted_for_a_similar_prompt(calibrated: Any, ten
 
 def test_nirvana_goes_on_from_the_latents_of_a_similar_prompt(calibrated: Any, tenant: str) -> None:
     first = paint_first(calibrated, tenant, "nirvana")
-    _, outcome = paint(calibrated, tenant, policy="nirvana", prompt=SIMILAR)
+    _, outcome = paint(calibrated, tenant, policy="nirvana", prompt=SIMILAR, cache="read")
     assert (outcome["start"], outcome["variant"], outcome["generation"]) == ("cached_latents", "tiny-l", 1)
     assert (outcome["steps_run"], outcome["steps_skipped"]) == (4, 4)
     assert outcome["source"]["prompt"] == PROMPT

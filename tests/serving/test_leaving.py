@@ -15,6 +15,9 @@ from tests.serving.triton_calls import PROMPT, cancel, generate, run_denoiser_op
 
 pytestmark = pytest.mark.server
 
+LONG = 1000  # steps
+PATIENCE_S = 60.0
+
 
 def start(url: str, request_id: str) -> tuple[threading.Thread, list[Exception]]:
     """A long request in a thread; its error ends up in the list."""
@@ -22,7 +25,7 @@ def start(url: str, request_id: str) -> tuple[threading.Thread, list[Exception]]
 
     def run() -> None:
         try:
-            generate(url, seed=1, num_inference_steps=200, parameters={"request_id": request_id})
+            generate(url, seed=1, num_inference_steps=LONG, parameters={"request_id": request_id})
         except Exception as error:
             errors.append(error)
 
@@ -31,14 +34,14 @@ def start(url: str, request_id: str) -> tuple[threading.Thread, list[Exception]]
     return thread, errors
 
 
-def gone(url: str, request_id: str, timeout_s: float = 5.0) -> bool:
-    """Whether the denoiser forgets the request in time."""
-    end = time.monotonic() + timeout_s
+def gone(url: str, request_id: str) -> bool:
+    """Whether the denoiser forgets the request long before it would be done."""
+    step, end = 0, time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         try:
-            run_denoiser_op(url, "tiny-l", "peek", request_id)
+            step, *_ = run_denoiser_op(url, "tiny-l", "peek", request_id)
         except InferenceServerException:
-            return True
+            return step < LONG / 2
         time.sleep(0.05)
     return False
 
@@ -47,7 +50,7 @@ def test_cancelled_by_id(server: Any) -> None:
     thread, errors = start(server.grpc_url, "mine")
     wait_until_beyond(server.grpc_url, "mine", 3)
     cancel(server.grpc_url, "mine")
-    thread.join(timeout=5)
+    thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()
     assert "mine was cancelled" in str(errors[0])
     assert gone(server.grpc_url, "mine")
@@ -56,7 +59,7 @@ def test_cancelled_by_id(server: Any) -> None:
 def test_cancelled_by_hanging_up(server: Any) -> None:
     with grpcclient.InferenceServerClient(server.grpc_url) as client:
         answers: list[Any] = []
-        inputs = [tensor("prompt", [PROMPT]), tensor("num_inference_steps", [200])]
+        inputs = [tensor("prompt", [PROMPT]), tensor("num_inference_steps", [LONG])]
         call = client.async_infer(
             "generate",
             inputs,
@@ -75,12 +78,10 @@ def test_cancelling_what_nobody_knows_is_not_found(server: Any) -> None:
 
 
 def test_a_deadline_ends_a_request_and_frees_the_denoiser(server: Any) -> None:
-    started = time.monotonic()
     with pytest.raises(InferenceServerException, match="deadline passed at step") as caught:
-        generate(server.grpc_url, num_inference_steps=200, parameters={"deadline_ms": 250, "request_id": "late"})
-    assert time.monotonic() - started < 3
+        generate(server.grpc_url, num_inference_steps=LONG, parameters={"deadline_ms": 250, "request_id": "late"})
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
-    assert gone(server.grpc_url, "late", timeout_s=1.0)
+    assert gone(server.grpc_url, "late")
 
 
 def test_an_id_in_use_is_refused_and_its_owner_unharmed(server: Any) -> None:
@@ -90,7 +91,7 @@ def test_an_id_in_use_is_refused_and_its_owner_unharmed(server: Any) -> None:
         generate(server.grpc_url, parameters={"request_id": "twin"})
     assert thread.is_alive() and not errors
     cancel(server.grpc_url, "twin")
-    thread.join(timeout=5)
+    thread.join(timeout=PATIENCE_S)
 
 
 def test_what_waits_at_the_other_door_can_be_cancelled_too(server: Any) -> None:
@@ -105,12 +106,12 @@ def test_what_waits_at_the_other_door_can_be_cancelled_too(server: Any) -> None:
 
     with grpcclient.InferenceServerClient(server.grpc_url) as client:
         client.start_stream(listen)
-        inputs = [tensor("prompt", [PROMPT]), tensor("num_inference_steps", [200])]
+        inputs = [tensor("prompt", [PROMPT]), tensor("num_inference_steps", [LONG])]
         parameters = {"request_id": "streamed", "previews": False}
         client.async_stream_infer("generate_stream", inputs, parameters=parameters)
         wait_until_beyond(server.grpc_url, "streamed", 1)
         cancel(server.grpc_url, "streamed")
-        assert done.wait(5)
+        assert done.wait(PATIENCE_S)
         client.stop_stream()
     assert "streamed was cancelled" in next(iter(errors))
     with pytest.raises(InferenceServerException, match="no request 'streamed' is being served"):
