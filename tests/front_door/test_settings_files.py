@@ -53,7 +53,18 @@ def test_a_calibration_that_makes_no_sense_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", {"color": 1}, {"small": "huge"}, {"keep_small": 1}, {"max_generation": 2.5}, {"small_share": 2}]
+    "text",
+    [
+        "{",
+        "[]",
+        {"color": 1},
+        {"small": "huge"},
+        {"large": 3},
+        {"policy": "magic"},
+        {"keep_small": 1},
+        {"max_generation": 2.5},
+        {"small_share": 2},
+    ],
 )
 def test_decisions_that_make_no_sense_are_refused(tmp_path: Path, text: object) -> None:
     decide(tmp_path, text)
@@ -75,3 +86,16 @@ def test_changes_are_noticed_once(tmp_path: Path) -> None:
     assert following.changed()
     assert following.read().small_share == Settings.of(DEPLOYMENT).small_share
     assert not following.changed()
+
+
+def test_what_is_decided_in_the_store_counts_for_every_door_and_wins(tmp_path: Path) -> None:
+    doors, store = [tmp_path / "one", tmp_path / "other"], tmp_path / "store"
+    for folder in (*doors, store):
+        folder.mkdir()
+    following = [SettingsFiles(door, DEPLOYMENT, store) for door in doors]
+    decide(doors[0], {"small_share": 0.1, "max_generation": 2})
+    decide(store, {"small_share": 0.2, "policy": "modm", "large": "little"})
+    assert all(each.changed() for each in following)
+    first, second = (each.read() for each in following)
+    assert (first.small_share, first.max_generation, first.policy, first.large) == (0.2, 2, "modm", "little")
+    assert (second.small_share, second.max_generation) == (0.2, Settings.of(DEPLOYMENT).max_generation)

@@ -178,7 +178,7 @@ class FrontDoor:
         """Check what can be known to be wrong before any work is done."""
         if request.variant is not None:
             self._deployment.sampling(request, self._deployment.variant(request.variant))
-        return policies.by_name(request.policy or self._deployment.default_policy)
+        return policies.by_name(request.policy or self._settings.policy)
 
     async def _prepare(
         self, policy: Policy, plan: Plan, request: GenerateRequest, settings: Settings, visit: Visit

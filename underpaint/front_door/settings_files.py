@@ -1,7 +1,8 @@
-"""Settings from files beside ``deployment.json``, read again when they change.
+"""Settings from files, read again when they change. None of them has to be there.
 
-``calibration.json`` is what `underpaint calibrate` measured; ``settings.json``, a JSON object with any of the names in
-``DECIDED``, is what an operator decides. Neither has to be there.
+``calibration.json``, beside ``deployment.json``, is what `underpaint calibrate` measured. ``settings.json``, a JSON
+object with any of the names in ``DECIDED``, is what an operator decides: beside ``deployment.json`` for one front door,
+and in the store, where it counts for all of them and wins, what a monitor decides while they serve.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from underpaint import policies
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 from underpaint.policies import Calibration, Settings
@@ -18,16 +20,17 @@ from underpaint.policies.calibration import FILE_NAME as CALIBRATION
 from underpaint.policies.calibration import BrokenCalibration
 
 FILE_NAME = "settings.json"
-DECIDED = {f.name: str(f.type) for f in fields(Settings) if f.type in ("int", "float", "bool")}
-_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,)}
-_TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false"}
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
+_TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
+DECIDED = {f.name: str(f.type) for f in fields(Settings) if f.type in _TYPES and f.name != "uncalibrated"}
 
 
 class SettingsFiles:
-    """The two files of a model's version directory."""
+    """The files of a model's version directory, and that of the store, if any."""
 
-    def __init__(self, folder: Path, deployment: Deployment) -> None:
+    def __init__(self, folder: Path, deployment: Deployment, store: Path | None = None) -> None:
         self._folder, self._deployment = folder, deployment
+        self._decided = [each / FILE_NAME for each in (folder, store) if each is not None]
         self._seen = self._stamps()
 
     def read(self) -> Settings:
@@ -36,10 +39,12 @@ class SettingsFiles:
         A calibration that makes no sense is as good as none, since the server can do without.
 
         Raises:
-            InvalidArgument: settings.json makes no sense.
+            InvalidArgument: a settings.json makes no sense.
         """
         self._seen = self._stamps()
-        decided = _decided(self._folder / FILE_NAME)
+        decided: dict[str, Any] = {}
+        for path in self._decided:
+            decided |= _decided(path, self._deployment)
         try:
             return Settings.of(self._deployment, Calibration.load(self._folder), **decided)
         except BrokenCalibration as broken:
@@ -50,7 +55,7 @@ class SettingsFiles:
         return self._stamps() != self._seen
 
     def _stamps(self) -> list[tuple[int, int] | None]:
-        return [_stamp(self._folder / name) for name in (FILE_NAME, CALIBRATION)]
+        return [_stamp(path) for path in (*self._decided, self._folder / CALIBRATION)]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -61,7 +66,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _decided(path: Path) -> dict[str, Any]:
+def _decided(path: Path, deployment: Deployment) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
@@ -73,6 +78,11 @@ def _decided(path: Path) -> dict[str, Any]:
                 raise InvalidArgument.of("name", name, ", ".join(DECIDED))
             if type(value) not in _TYPES[DECIDED[name]]:
                 raise InvalidArgument.of(name, value, _TYPE_NAMES[DECIDED[name]])
+        for role in ("small", "large"):
+            if raw.get(role, deployment.small) not in deployment.variants:
+                raise InvalidArgument.of(role, raw[role], ", ".join(deployment.variants))
+        if "policy" in raw:
+            policies.by_name(raw["policy"])
     except (ValueError, InvalidArgument) as error:
         raise InvalidArgument(f"{path}: {error}") from None
     return raw

@@ -95,6 +95,7 @@ class Settings:
 
     Attributes:
         small, large: the variants that play these roles.
+        policy: of a request that does not name one.
         default_steps: denoising steps of a request that does not say how many, by variant.
         calibration: how similar is similar enough; without it nothing is ever read from the cache.
         uncalibrated: why there is none, for people.
@@ -107,6 +108,7 @@ class Settings:
 
     small: str
     large: str
+    policy: str = "vanilla"
     default_steps: Mapping[str, int] = field(default_factory=dict)
     calibration: Calibration | None = None
     uncalibrated: str = ""
@@ -125,13 +127,12 @@ class Settings:
     def of(cls, deployment: Deployment, calibration: Calibration | None = None, **decided: Any) -> Settings:
         """The settings of a deployment; a calibration that does not speak for it is left out."""
         uncalibrated = problem(calibration, deployment)
+        by_default = {"small": deployment.small, "large": deployment.large, "policy": deployment.default_policy}
         return cls(
-            small=deployment.small,
-            large=deployment.large,
             default_steps={name: variant.num_inference_steps for name, variant in deployment.variants.items()},
             calibration=None if uncalibrated else calibration,
             uncalibrated=uncalibrated,
-            **decided,
+            **{**by_default, **decided},
         )
 
     def steps(self, request: GenerateRequest, variant: str) -> int:

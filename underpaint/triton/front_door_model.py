@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from underpaint.cache.location import default_store
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.front_door.door import FrontDoor
@@ -47,7 +48,7 @@ class FrontDoorModel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="front-door", daemon=True)
         self._thread.start()
         deployment = Deployment.load(model.folder)
-        self._files = SettingsFiles(model.folder, deployment)
+        self._files = SettingsFiles(model.folder, deployment, default_store())
         self._door = asyncio.run_coroutine_threadsafe(self._open(deployment), self._loop).result()
         self._metrics = DoorMetrics(model.name, self._door.tally)
         asyncio.run_coroutine_threadsafe(self._door.watch(), self._loop)
