@@ -30,7 +30,7 @@ pytestmark = pytest.mark.server
 
 PROMPT = "a small red circle above a large striped blue square, on a yellow background"
 EXAMPLES = Path(__file__).resolve().parents[2] / "client"
-LONG = 1000  # steps; long enough to be interrupted
+LONG = 200  # steps; long enough to be interrupted
 LARGE = "tiny-l"  # which paints what names no variant
 
 

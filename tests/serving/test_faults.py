@@ -104,7 +104,7 @@ def test_requests_survive_the_death_of_the_unet(own_server: Any, healthy: np.nda
 
 def test_the_death_of_a_denoiser_gives_its_callers_an_error(own_server: Any, healthy: np.ndarray) -> None:
     url = own_server.grpc_url
-    held = Held(url, "denoiser", steps=1000)
+    held = Held(url, "denoiser", steps=200)
     other = Held(url, "other", variant="tiny-s", steps=150)
     wait_until_beyond(url, "denoiser-0", 3)
     kill(own_server, "tiny-l_denoiser")
@@ -116,7 +116,7 @@ def test_the_death_of_a_denoiser_gives_its_callers_an_error(own_server: Any, hea
 
 
 def test_the_death_of_the_front_door_closes_its_callers_connections(own_server: Any, healthy: np.ndarray) -> None:
-    held = Held(own_server.grpc_url, "door", steps=1000)
+    held = Held(own_server.grpc_url, "door", steps=200)
     wait_until_beyond(own_server.grpc_url, "door-0", 3)
     kill(own_server, "generate")
     assert all(isinstance(error, InferenceServerException) for error in held.end(timeout_s=120))

@@ -15,7 +15,7 @@ from tests.serving.triton_calls import PROMPT, cancel, generate, run_denoiser_op
 
 pytestmark = pytest.mark.server
 
-LONG = 1000  # steps
+LONG = 200  # steps, the most that are allowed
 PATIENCE_S = 60.0
 
 
