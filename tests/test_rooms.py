@@ -17,12 +17,13 @@ MAY_IMPORT = {
     "evidence": VOCABULARY,
     "policies": VOCABULARY | {"evidence"},
     "cache": VOCABULARY,
+    "control": VOCABULARY | {"evidence", "policies"},
     "front_door": VOCABULARY | {"evidence", "policies", "cache"},
     "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache"},
     "server": VOCABULARY | {"cache"},
     "build": VOCABULARY | {"diffusion", "triton"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
-    "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache"},
+    "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache", "control", "evidence"},
 }
 
 

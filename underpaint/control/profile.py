@@ -1,0 +1,327 @@
+"""Profiles: what allocators and the simulator know of a deployment, as measured (`underpaint profile`) or published.
+
+A profile is one JSON file. It names the machine and the weights that it was measured on, since it speaks for nothing
+else; ``Profile.misfits`` says where that is not what runs here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from underpaint.deployment import Deployment
+from underpaint.errors import InvalidArgument, NotFound
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What ``batch`` images of one variant take together, in seconds; percentiles where they were measured."""
+
+    batch: int
+    mean_s: float
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InvalidArgument.of("batch", self.batch, "1 or more")
+        for name in ("mean_s", "p50_s", "p95_s", "p99_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InvalidArgument.of(name, value, "seconds, above 0")
+
+    @property
+    def late_s(self) -> float:
+        """What it takes when it is slow: the 95th percentile where there is one."""
+        return self.p95_s or self.mean_s
+
+    @property
+    def images_per_s(self) -> float:
+        return self.batch / self.mean_s
+
+
+@dataclass(frozen=True)
+class VariantProfile:
+    """One variant on one device.
+
+    Attributes:
+        latencies: by rising batch size.
+        load_s: to bring it onto a device that held another variant.
+        loss: how bad its images are when it paints them all, in the profile's unit; None where nobody measured it.
+        weights: hash, as in the deployment; empty for published figures.
+    """
+
+    name: str
+    steps: int
+    latencies: tuple[Latency, ...]
+    load_s: float = 0.0
+    loss: float | None = None
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        batches = [each.batch for each in self.latencies]
+        if not batches or batches != sorted(set(batches)):
+            raise InvalidArgument.of(f"{self.name}: latencies", batches, "one for each batch size, rising")
+        if not (math.isfinite(self.load_s) and self.load_s >= 0):
+            raise InvalidArgument.of(f"{self.name}: load_s", self.load_s, "seconds, 0 or more")
+
+    def within(self, limit_s: float) -> list[Latency]:
+        """The batch sizes that take no longer than that."""
+        return [each for each in self.latencies if each.late_s <= limit_s]
+
+    def seconds(self, batch: int) -> float:
+        """Mean seconds of a batch of any size: between measured sizes by a straight line, beyond them in proportion."""
+        sizes = [each.batch for each in self.latencies]
+        at = bisect_left(sizes, batch)
+        if at == len(sizes):
+            return self.latencies[-1].mean_s * batch / sizes[-1]
+        above = self.latencies[at]
+        if above.batch == batch or at == 0:
+            return above.mean_s
+        below = self.latencies[at - 1]
+        share = (batch - below.batch) / (above.batch - below.batch)
+        return below.mean_s + share * (above.mean_s - below.mean_s)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of the small stages beside painting, for one image or prompt; 0 where there is no such model."""
+
+    router_s: float = 0.0
+    discriminator_s: float = 0.0
+    embedder_s: float = 0.0
+    vae_encoder_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidArgument.of(f"costs: {each.name}", value, "seconds, 0 or more")
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A way to split requests between two variants, and how bad the images are that come of it.
+
+    ``direct`` (θ): share of the requests that the router sends straight to the large variant; ``deferred`` (τ): share
+    of the others whose small image the discriminator rejects.
+    """
+
+    small: str
+    large: str
+    direct: float
+    deferred: float
+    loss: float
+
+    def __post_init__(self) -> None:
+        for name in ("direct", "deferred"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidArgument.of(f"cascade: {name}", getattr(self, name), "a share, 0 to 1")
+
+    @property
+    def large_share(self) -> float:
+        """r = θ + (1 - θ)τ: share of all requests that the large variant paints."""
+        return self.direct + (1 - self.direct) * self.deferred
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Loss against the share of images that the large variant paints, the discriminator choosing which."""
+
+    small: str
+    large: str
+    large_shares: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_curve(f"mix of {self.small} and {self.large}", self.large_shares, self.losses)
+
+    def loss(self, large_share: float) -> float:
+        return interpolate(self.large_shares, self.losses, large_share)
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """f(t): share of the small variant's images whose confidence is below t, for every t of a rising grid."""
+
+    small: str
+    thresholds: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_curve(f"deferral of {self.small}", self.thresholds, self.shares)
+        if any(not 0 <= each <= 1 for each in self.shares):
+            raise InvalidArgument.of(f"deferral of {self.small}", self.shares, "shares, 0 to 1")
+
+    def share(self, threshold: float) -> float:
+        return interpolate(self.thresholds, self.shares, threshold)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All that is known of a deployment.
+
+    Attributes:
+        variants: from the lightest to the heaviest.
+        loss_is: what ``loss`` means everywhere in the profile; lower is better.
+        slo_s: the promise that the figures were published with; 0 where there is none.
+        shared: variants share all devices (one GPU, a few cores) instead of owning some of them each.
+        step_batching: requests join and leave a batch between steps, instead of starting and ending together.
+        machine: what it was measured on, in words; source: where the figures are from.
+    """
+
+    name: str
+    variants: tuple[VariantProfile, ...]
+    costs: Costs = field(default_factory=Costs)
+    cascades: tuple[Cascade, ...] = ()
+    mixes: tuple[Mix, ...] = ()
+    deferrals: tuple[Deferral, ...] = ()
+    loss_is: str = ""
+    slo_s: float = 0.0
+    shared: bool = False
+    step_batching: bool = False
+    machine: str = ""
+    source: str = ""
+    measured_at: str = ""
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.variants]
+        if not names or len(set(names)) < len(names):
+            raise InvalidArgument.of("variants", names, "one or more, each once")
+        pairs = {(row.small, row.large) for row in self.cascades} | {(mix.small, mix.large) for mix in self.mixes}
+        for small, large in pairs:
+            self.pair(small, large)
+
+    def variant(self, name: str) -> VariantProfile:
+        """The variant of that name, or InvalidArgument."""
+        for each in self.variants:
+            if each.name == name:
+                return each
+        raise InvalidArgument.of("variant", name, f"{', '.join(v.name for v in self.variants)} (profile {self.name})")
+
+    def pair(self, small: str, large: str) -> tuple[VariantProfile, VariantProfile]:
+        return self.variant(small), self.variant(large)
+
+    @property
+    def lightest(self) -> VariantProfile:
+        return self.variants[0]
+
+    @property
+    def heaviest(self) -> VariantProfile:
+        return self.variants[-1]
+
+    def mix(self, small: str, large: str) -> Mix | None:
+        return next((each for each in self.mixes if (each.small, each.large) == (small, large)), None)
+
+    def deferral(self, small: str) -> Deferral | None:
+        return next((each for each in self.deferrals if each.small == small), None)
+
+    def misfits(self, deployment: Deployment, machine: str) -> list[str]:
+        """Where this speaks of something else than what runs here, each in a sentence."""
+        found = []
+        if self.machine and self.machine != machine:
+            found.append(f"profile {self.name} was measured on {self.machine}, and this is {machine}")
+        for each in self.variants:
+            deployed = deployment.variants.get(each.name)
+            if deployed is None:
+                found.append(f"profile {self.name} has a variant {each.name}, which is not deployed")
+            elif each.weights and each.weights != deployed.weights:
+                found.append(f"profile {self.name} was measured with other weights of {each.name}")
+        missing = [name for name in deployment.variants if name not in {v.name for v in self.variants}]
+        return found + [f"profile {self.name} knows nothing of {name}, which is deployed" for name in missing]
+
+    # Files ------------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Profile:
+        """What :meth:`to_json` wrote. Raises InvalidArgument that names what is wrong."""
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise InvalidArgument.of("profile", str(error), "JSON") from None
+        return _build(cls, raw, "profile")
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """
+        Raises:
+            NotFound: there is no such file.
+            InvalidArgument: it is not a profile.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise NotFound(f"{path}: {error.strerror}") from None
+        except (UnicodeDecodeError, InvalidArgument) as error:
+            raise InvalidArgument(f"{path}: {error}") from None
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.to_json(), encoding="utf-8")
+
+
+def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """The curve through the points, by straight lines; level beyond its ends."""
+    at = bisect_left(xs, x)
+    if at == 0 or at == len(xs):
+        return ys[min(at, len(ys) - 1)]
+    share = (x - xs[at - 1]) / (xs[at] - xs[at - 1])
+    return ys[at - 1] + share * (ys[at] - ys[at - 1])
+
+
+def _check_curve(name: str, xs: Sequence[float], ys: Sequence[float]) -> None:
+    if not xs or len(xs) != len(ys) or list(xs) != sorted(set(xs)):
+        raise InvalidArgument.of(name, f"{len(xs)} and {len(ys)} values", "as many of both, the first ones rising")
+
+
+# Reading JSON into dataclasses ----------------------------------------------------------------------------------
+
+
+def _build(cls: type[T], raw: Any, where: str) -> T:
+    """A dataclass of a JSON object: no name unknown, none missing, lists as tuples, every value of its type."""
+    if not isinstance(raw, Mapping):
+        raise InvalidArgument.of(where, raw, "a JSON object")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for name in raw:
+        if name not in known:
+            raise InvalidArgument.of(f"{where}: name", name, ", ".join(known))
+    for name, each in known.items():
+        if name not in raw and each.default is MISSING and each.default_factory is MISSING:
+            raise InvalidArgument.of(f"{where}: {name}", None, "a value")
+    return cls(**{name: _value(str(known[name].type), value, f"{where}: {name}") for name, value in raw.items()})
+
+
+def _value(kind: str, raw: Any, where: str) -> Any:
+    if kind.endswith(" | None"):
+        return None if raw is None else _value(kind.removesuffix(" | None"), raw, where)
+    if kind.startswith("tuple["):
+        if not isinstance(raw, list):
+            raise InvalidArgument.of(where, raw, "a list")
+        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
+        return tuple(_value(inner, each, f"{where}[{number}]") for number, each in enumerate(raw))
+    if kind in _PARTS:
+        return _build(_PARTS[kind], raw, where)
+    allowed, types, convert = _PLAIN[kind]
+    if type(raw) not in types:
+        raise InvalidArgument.of(where, raw, allowed)
+    return convert(raw)
+
+
+_PARTS: dict[str, type] = {cls.__name__: cls for cls in (Latency, VariantProfile, Costs, Cascade, Mix, Deferral)}
+_PLAIN: dict[str, tuple[str, tuple[type, ...], Callable[[Any], Any]]] = {
+    "str": ("a text", (str,), str),
+    "int": ("an integer", (int,), int),
+    "float": ("a number", (int, float), float),
+    "bool": ("true or false", (bool,), bool),
+}
