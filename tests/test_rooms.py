@@ -13,15 +13,17 @@ PACKAGE = ROOT / "underpaint"
 VOCABULARY = {"requests", "errors", "deployment", "images"}
 MAY_IMPORT = {
     **dict.fromkeys(VOCABULARY, VOCABULARY),
+    "addons": VOCABULARY,
     "diffusion": VOCABULARY,
     "evidence": VOCABULARY,
     "policies": VOCABULARY | {"evidence"},
     "cache": VOCABULARY,
     "control": VOCABULARY | {"evidence", "policies"},
     "front_door": VOCABULARY | {"evidence", "policies", "cache"},
-    "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache"},
+    "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache", "addons"},
     "server": VOCABULARY | {"cache"},
-    "build": VOCABULARY | {"diffusion", "triton"},
+    "monitor": VOCABULARY | {"control", "server", "cache"},
+    "build": VOCABULARY | {"diffusion", "triton", "addons"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
     "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache", "control", "evidence"},
 }

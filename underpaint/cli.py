@@ -26,8 +26,10 @@ _ROOMS = (
     Room("underpaint.client.cli", "client", ("generate", "cancel", "policies", "inspect", "demo")),
     Room("underpaint.cache.cli", "serve", ("cache",)),
     Room("underpaint.build.cli", "build", ("render",)),
+    Room("underpaint.monitor.cli", "control", ("monitor",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
     Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),
+    Room("underpaint.bench.simulate_cli", "control", ("simulate",)),
 )
 _EVALUATORS = (Room("underpaint.bench.eval_cli", "bench", ("variants",)),)
 _TRAINERS = (Room("underpaint.build.tiny.cli", "build", ("tiny",)),)

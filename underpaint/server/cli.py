@@ -6,13 +6,17 @@ import argparse
 import logging
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from underpaint.cache.location import default_store
 from underpaint.deployment import default_repository
 from underpaint.errors import ServerStartError
 from underpaint.server.command import container_line, native_line
+from underpaint.server.companion import Companion
 from underpaint.server.embedded import EmbeddedServer
 from underpaint.server.errors import PreflightError
 from underpaint.server.options import ServerOptions
@@ -56,6 +60,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     models.add_argument("--heartbeat", **_seconds(default.heartbeat_s, "how often models are asked for a sign of life"))
     models.add_argument("--start-timeout", **_seconds(default.start_timeout_s, "how long loading all models may take"))
+    monitor = parser.add_argument_group("monitor")
+    monitor.add_argument(
+        "--monitor",
+        nargs="?",
+        const="hadis",
+        metavar="ALLOCATOR",
+        help="run `underpaint monitor` beside the server; default: hadis. It needs a profile (`underpaint profile`)",
+    )
+    monitor.add_argument("--profile", type=Path, metavar="FILE", help="default: profile.json in the store")
+    monitor.add_argument("--slo", type=_positive, metavar="SECONDS", help="the promised latency; default: as monitor")
     address = parser.add_argument_group("address")
     address.add_argument("--host", default=default.host, help="0.0.0.0: reachable from outside; default: %(default)s")
     for name, port in default.ports.items():
@@ -92,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     server = EmbeddedServer(options)
     _configure_logging(logging.DEBUG if args.verbose else getattr(logging, args.log_level.upper()))
-    return _Session(server).run()
+    return _Session(server, _monitor_arguments(args)).run()
 
 
 def options_of(args: argparse.Namespace) -> ServerOptions:
@@ -111,6 +125,25 @@ def options_of(args: argparse.Namespace) -> ServerOptions:
     )
 
 
+def _monitor_arguments(args: argparse.Namespace) -> Callable[[EmbeddedServer], list[str]] | None:
+    """The command line of the monitor beside a server, once that has its ports. Raises ``PreflightError``."""
+    if args.monitor is None:
+        return None
+    store = (args.store or default_store()).absolute()
+    profile = (args.profile or store / "profile.json").absolute()
+    if not profile.is_file():
+        raise PreflightError(f"--monitor needs a profile, and there is no {profile}: run `underpaint profile` first")
+
+    def arguments(server: EmbeddedServer) -> list[str]:
+        options = server.options
+        address = f"{options.local_host}:{options.http_port}:{options.metrics_port}"
+        slo = [] if args.slo is None else ["--slo", str(args.slo)]
+        where = ["--server", address, "--store", str(store), "--profile", str(profile)]
+        return ["monitor", "--allocator", args.monitor, *where, *slo]
+
+    return arguments
+
+
 def _print_commands(options: ServerOptions) -> None:
     everything = options.load_models == ("*",)
     names = ["*"] if everything else [each.name for each in read_models(options.model_repository, options.load_models)]
@@ -125,8 +158,8 @@ class _Stopped(BaseException):
 class _Session:
     """One server and the signals that end it: the first one gently, the second one at once."""
 
-    def __init__(self, server: EmbeddedServer) -> None:
-        self._server = server
+    def __init__(self, server: EmbeddedServer, monitor: Callable[[EmbeddedServer], list[str]] | None = None) -> None:
+        self._server, self._monitor = server, monitor
         self._signals = 0
 
     def run(self) -> int:
@@ -139,7 +172,7 @@ class _Session:
 
     def _serve(self) -> int:
         try:
-            with self._server as server:
+            with self._server as server, self._companion():
                 _announce(server)
                 server.wait()
         except _Stopped:
@@ -153,6 +186,9 @@ class _Session:
             return 1
         LOG.info("stopped")
         return _INTERRUPTED if self._signals > 1 else 0
+
+    def _companion(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._monitor is None else Companion(self._monitor(self._server))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -1,0 +1,58 @@
+"""The command line: what it refuses, and that there is only one monitor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import pytest
+
+from tests.monitor.test_monitor import PROFILE
+from underpaint.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """The command sets logging up, to a standard error that is gone after the test."""
+    handlers = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = handlers
+
+
+def run(tmp_path: Path, *options: str) -> int:
+    PROFILE.save(tmp_path / "profile.json")
+    return main(["monitor", "--store", str(tmp_path), "--once", "--period", "0.1", *options])
+
+
+def test_a_server_that_is_not_there_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--server", "127.0.0.1:1:1") == 2
+    assert "no server answered twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        (("--server", "localhost"), "HOST:HTTP_PORT:METRICS_PORT"),
+        (("--allocator", "magic"), "clipper-light"),
+        (("--devices", "0"), "1 or more"),
+        (("--slo", "-1"), "above 0"),
+    ],
+)
+def test_bad_options_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], names: str
+) -> None:
+    assert run(tmp_path, *options) == 2
+    assert names in capsys.readouterr().err
+
+
+def test_without_a_profile_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["monitor", "--store", str(tmp_path), "--once"]) == 2
+    assert "profile.json" in capsys.readouterr().err
+
+
+def test_there_is_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with filelock.FileLock(tmp_path / "monitor.lock"):
+        assert run(tmp_path) == 2
+    assert "another monitor" in capsys.readouterr().err
