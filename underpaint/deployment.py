@@ -46,6 +46,30 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Scorer:
+    """The router or the discriminator, which foresee how the small variant does.
+
+    ``weights``: a hash of its own weights; ``small``: of the variant's whose pictures it learnt from. ``quantiles``: of
+    its scores on captions that it did not learn from, rising, at even shares from 0 to 1.
+    """
+
+    weights: str
+    small: str = ""
+    quantiles: tuple[float, ...] = ()
+
+    def cutoff(self, share: float) -> float:
+        """The score below which a share of all requests is, as far as the quantiles tell; between them, a line."""
+        place = share * (len(self.quantiles) - 1)
+        below = min(int(place), len(self.quantiles) - 2)
+        low, high = self.quantiles[below : below + 2]
+        return low + (place - below) * (high - low)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Scorer:
+        return cls(**{**raw, "quantiles": tuple(raw["quantiles"])})
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How one image is sampled: every choice made, nothing left open."""
 
@@ -62,7 +86,7 @@ class Deployment:
     """The variants by name, and the roles ``small`` and ``large`` that policies speak of.
 
     ``embedder`` is a hash of the embedders' weights; without embedders it is empty, and nothing is ever found in a
-    cache.
+    cache. ``router`` and ``discriminator`` are for cascades; without them there are none.
     """
 
     family: str
@@ -71,6 +95,8 @@ class Deployment:
     large: str
     default_policy: str = "vanilla"
     embedder: str = ""
+    router: Scorer | None = None
+    discriminator: Scorer | None = None
 
     def __post_init__(self) -> None:
         for role in ("small", "large"):
@@ -82,7 +108,8 @@ class Deployment:
         """Read ``deployment.json`` from a model's version directory."""
         raw = json.loads((folder / FILE_NAME).read_text())
         variants = {v["name"]: Variant.from_json(v) for v in raw.pop("variants")}
-        return cls(variants=variants, **raw)
+        scorers = {name: Scorer.from_json(raw.pop(name)) for name in ("router", "discriminator") if raw.get(name)}
+        return cls(variants=variants, **{**raw, **scorers})
 
     def to_json(self) -> str:
         """The text of ``deployment.json``."""

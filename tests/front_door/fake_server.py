@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tests.front_door.fake_cache import FakeCache
-from underpaint.deployment import Deployment, Variant
+from tests.front_door.fake_scorers import FakeScorers
+from underpaint.deployment import Deployment, Scorer, Variant
 from underpaint.errors import Cancelled, NotFound, Unavailable, UnderpaintError
 from underpaint.front_door.door import DoorLimits, FrontDoor
 from underpaint.front_door.gathering import Patience
@@ -32,7 +33,15 @@ LARGE = Variant(
     weights="w-big",
 )
 SMALL = replace(LARGE, name="little", num_inference_steps=10, prompt_tokens=7, weights="w-little")
-DEPLOYMENT = Deployment("two", {"big": LARGE, "little": SMALL}, small="little", large="big", embedder="clip")
+DEPLOYMENT = Deployment(
+    "two",
+    {"big": LARGE, "little": SMALL},
+    small="little",
+    large="big",
+    embedder="clip",
+    router=Scorer("w-router", "w-little", (0.0, 0.5, 1.0)),
+    discriminator=Scorer("w-discriminator", "w-little", (0.0, 0.5, 1.0)),
+)
 CALIBRATION = Calibration(
     embedder="clip",
     small="w-little",
@@ -82,7 +91,7 @@ class FakeServer:
         failure: what every ensemble raises; ``refusals``: what some of them do.
         prompt_tokens, negative_tokens: what every tokenizer counts.
         elsewhere: request ids that the denoiser of ``big`` got through another front door.
-        cache: the cache and the embedders.
+        cache: the cache and the embedders; ``scorers``: router and discriminator.
         calls: of ensembles, in order.
         asked: (variant, op, request id) of every question to a denoiser.
     """
@@ -97,6 +106,7 @@ class FakeServer:
     negative_tokens: int = 0
     elsewhere: set[str] = field(default_factory=set)
     cache: FakeCache = field(default_factory=FakeCache)
+    scorers: FakeScorers = field(default_factory=FakeScorers)
     calls: list[Call] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     most_at_once: int = 0
@@ -119,6 +129,8 @@ class FakeServer:
             return answer
         if model in self.cache.models:
             return await self.cache.infer(model, inputs)
+        if model in self.scorers.scores:
+            return await self.scorers.infer(model, inputs)
         if model.endswith("_vae_decoder"):
             return {"image": np.full((1, 4, 6, 3), int(inputs["latents"].flat[0]), np.uint8)}
         return await self._ensemble(Call(model, dict(inputs), tuple(outputs), timeout_s, given))

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from underpaint.front_door.outcome import Outcome, Source, Timings
+from underpaint.front_door.outcome import First, Outcome, Source, Timings
 from underpaint.images import read_metadata, to_png
 from underpaint.requests import GenerateRequest
 
@@ -29,6 +29,10 @@ OUTCOME = Outcome(
     warnings=("prompt: 30 tokens",),
     source=Source(7, 0.75, 10, "a disc", "tiny-s", 3),
     generation=1,
+    router_score=0.25,
+    confidence=0.125,
+    escalated=True,
+    escalated_from=First("tiny-s", 4, 4),
 )
 
 
@@ -46,6 +50,9 @@ def test_the_report_is_readable_json() -> None:
         "embed": 0.5,
         "lookup": 0.25,
         "fetch": 0.0,
+        "route": 0.0,
+        "judge": 0.0,
+        "other": 0.0,
     }
     assert raw["source"]["similarity"] == 0.75
     assert raw["warnings"] == ["prompt: 30 tokens"]
@@ -68,17 +75,28 @@ def test_a_report_comes_back_from_its_json() -> None:
 
 def test_a_report_of_an_older_server_is_read_too() -> None:
     raw = json.loads(OUTCOME.to_json())
-    for name in ("source", "miss", "generation"):
+    for name in (
+        "source",
+        "miss",
+        "generation",
+        "router_score",
+        "confidence",
+        "escalated",
+        "escalated_from",
+        "fallback",
+    ):
         del raw[name]
-    for name in ("embed", "lookup", "fetch"):
+    for name in ("embed", "lookup", "fetch", "route", "judge", "other"):
         del raw["timings_ms"][name]
     outcome = Outcome.from_json(json.dumps(raw))
     assert (outcome.source, outcome.miss, outcome.generation, outcome.timings_ms.lookup) == (None, None, 0, 0.0)
+    assert (outcome.escalated, outcome.escalated_from, outcome.fallback) == (False, None, None)
 
 
 def test_a_report_of_a_newer_server_is_read_too() -> None:
     raw = json.loads(OUTCOME.to_json())
     raw["score"] = 0.9
-    raw["timings_ms"]["judge"] = 0.1
+    raw["timings_ms"]["varnish"] = 0.1
     raw["source"]["distance"] = 0.1
+    raw["escalated_from"]["gloss"] = 0.1
     assert Outcome.from_json(json.dumps(raw)) == OUTCOME

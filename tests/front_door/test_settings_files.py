@@ -64,12 +64,25 @@ def test_a_calibration_that_makes_no_sense_is_none(tmp_path: Path) -> None:
         {"keep_small": 1},
         {"max_generation": 2.5},
         {"small_share": 2},
+        {"confidence_threshold": 1.2},
+        {"router_threshold": "high"},
+        {"defer_share": -0.1},
+        {"unscored": "who knows"},
     ],
 )
 def test_decisions_that_make_no_sense_are_refused(tmp_path: Path, text: object) -> None:
     decide(tmp_path, text)
     with pytest.raises(InvalidArgument):
         files(tmp_path).read()
+
+
+def test_thresholds_of_cascades_may_be_decided_as_cutoffs_or_as_shares(tmp_path: Path) -> None:
+    decide(tmp_path, {"defer_share": 0.25, "hard_share": 0.25})
+    settings = files(tmp_path).read()
+    assert (settings.confidence_cutoff, settings.router_cutoff) == (0.25, 0.75)  # by the deployment's quantiles
+    decide(tmp_path, {"confidence_threshold": 0.9, "router_threshold": 1})
+    settings = files(tmp_path).read()
+    assert (settings.confidence_cutoff, settings.router_cutoff) == (0.9, 1)
 
 
 def test_changes_are_noticed_once(tmp_path: Path) -> None:

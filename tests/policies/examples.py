@@ -56,6 +56,7 @@ EVIDENCE = st.builds(
     ),
     matches=st.lists(MATCHES, max_size=8).map(lambda m: tuple(sorted(m, key=lambda match: -match.similarity))),
     stranger=st.none() | MATCHES,
+    router_score=st.none() | st.floats(0, 1),
 )
 REQUESTS = st.builds(
     GenerateRequest,

@@ -31,7 +31,8 @@ CIRCLE = GenerateRequest("a circle", seed=1)
 
 
 def test_policies_are_found_by_their_own_name() -> None:
-    assert list(POLICIES) == ["vanilla", "modm", "nirvana", "retrieval", "small", "random-mix", "random-source"]
+    published = ["vanilla", "modm", "nirvana", "diffserve", "hadis"]
+    assert list(POLICIES) == [*published, "retrieval", "small", "random-mix", "random-source"]
     for name, policy in POLICIES.items():
         assert policies.by_name(name) is policy
         assert policy.name == name
@@ -139,7 +140,19 @@ def test_a_random_mix_may_be_no_mix(share: float, variant: str) -> None:
     assert {policies.by_name("random-mix").plan(r, Evidence(1), told).variant for r in requests} == {variant}
 
 
-@pytest.mark.parametrize(("name", "value"), [("small_share", -0.1), ("small_share", 1.1), ("max_generation", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("small_share", -0.1),
+        ("small_share", 1.1),
+        ("max_generation", 0),
+        ("defer_share", 1.01),
+        ("hard_share", -0.01),
+        ("confidence_threshold", 1.5),
+        ("router_threshold", -0.5),
+        ("router_threshold", float("nan")),
+    ],
+)
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(InvalidArgument, match=f"^{name}: got "):
         Settings("tiny-s", "tiny-l", **{name: value})  # type: ignore[arg-type]

@@ -61,7 +61,8 @@ class VariantRecipe:
 class FamilyRecipe:
     """A family and which of its variants play the small and the large role.
 
-    ``clip``: whether it brings the embedders that retrieve cached images.
+    ``clip``: whether it brings the embedders that retrieve cached images; ``routing``: whether it brings the router and
+    the discriminator that cascades of its small and its large variant need.
     """
 
     name: str
@@ -69,6 +70,7 @@ class FamilyRecipe:
     large: str
     variants: tuple[VariantRecipe, ...]
     clip: bool = False
+    routing: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

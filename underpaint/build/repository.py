@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
-from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Variant
+from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
 from underpaint.requests import input_fields
@@ -34,6 +34,7 @@ PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 _TEXT_ENCODER_BATCH = 32
 _PARTS = ("_text_encoder", "_unet", "_vae_encoder", "_vae_decoder")  # whose weights decide what a variant paints
 _EMBEDDERS = ("embed_text", "embed_image")
+_SCORERS = ("router", "discriminator")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
         configs += _variant(recipe, variant, shapes[variant.name])
     if recipe.clip:
         configs += _embedders(repository)
+    if recipe.routing:
+        configs += _scorers(repository)
     for config in configs:
         files[Path(config.name) / "config.pbtxt"] = mc.to_text(config)
         if config.backend == "python":
@@ -222,6 +225,19 @@ def _embedders(repository: Path) -> list[mc.ModelConfig]:
     ]
 
 
+def _scorers(repository: Path) -> list[mc.ModelConfig]:
+    """Router and discriminator; prompts are tokenized as for the variants."""
+    side = _config_json(repository, "discriminator")["image_size"]
+    image = mc.model_input("image", "UINT8", [side, side, 3])
+    return [_scorer(repository, "router", []), _scorer(repository, "discriminator", [image])]
+
+
+def _scorer(repository: Path, name: str, inputs: list[mc.ModelInput]) -> mc.ModelConfig:
+    ids = mc.model_input("input_ids", "INT32", [_config_json(repository, name)["max_position_embeddings"]])
+    score = mc.model_output("score", "FP32", [1])
+    return mc.onnx_model(name, [*inputs, ids], [score], max_batch_size=_TEXT_ENCODER_BATCH)
+
+
 def _front_doors(recipe: FamilyRecipe) -> list[mc.ModelConfig]:
     inputs = [mc.model_input("op", "STRING", [1], optional=True)]
     inputs += [mc.model_input(f.name, f.metadata["dtype"], [1], optional=True) for f in input_fields()]
@@ -279,7 +295,8 @@ def _cache() -> mc.ModelConfig:
 
 def _calls(recipe: FamilyRecipe) -> str:
     """What the front doors call, so that they are ready only when it is (the pipelines bring in all else)."""
-    return ",".join(variant.name + suffix for variant in recipe.variants for suffix in PIPELINES.values())
+    pipelines = [variant.name + suffix for variant in recipe.variants for suffix in PIPELINES.values()]
+    return ",".join([*pipelines, *(_SCORERS if recipe.routing else ())])
 
 
 _ADAPTERS = {
@@ -315,11 +332,29 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             sizes=v.sizes,
             schedulers=scheduler_names(_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
             prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
-            weights=_weights(repository, [v.name + part for part in _PARTS]),
+            weights=weights_of(repository, v.name),
         )
         for v in recipe.variants
     }
-    return Deployment(recipe.name, variants, recipe.small, recipe.large, embedder=_weights(repository, _EMBEDDERS))
+    return Deployment(
+        family=recipe.name,
+        variants=variants,
+        small=recipe.small,
+        large=recipe.large,
+        embedder=_weights(repository, _EMBEDDERS),
+        router=_what_foresees(repository, "router") if recipe.routing else None,
+        discriminator=_what_foresees(repository, "discriminator") if recipe.routing else None,
+    )
+
+
+def _what_foresees(repository: Path, name: str) -> Scorer:
+    config = _config_json(repository, name)
+    return Scorer(_weights(repository, [name]), config["small_weights"], tuple(config["quantiles"]))
+
+
+def weights_of(repository: Path, variant: str) -> str:
+    """A short hash over all weights that decide what a variant paints; empty where it has none."""
+    return _weights(repository, [variant + part for part in _PARTS])
 
 
 def _weights(repository: Path, models: Sequence[str]) -> str:

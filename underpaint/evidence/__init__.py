@@ -40,10 +40,12 @@ class Needs:
     """What a policy wants to know beyond what costs nothing.
 
     ``stranger``: an entry that has nothing to do with the request, for a control; it is looked up after ``matches``.
+    ``router``: the router's score.
     """
 
     matches: Query | None = None
     stranger: bool = False
+    router: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,17 @@ class Absence:
 class Measured:
     """What things have cost of late, in milliseconds; what has not been seen yet is missing.
 
-    ``step_ms``: a denoising step, by variant; ``fetch_ms``: the slower ones (95th percentile) of latents' fetches.
+    ``step_ms``: a denoising step, by variant; ``fetch_ms``: the slower ones (95th percentile) of latents' fetches;
+    ``around_ms``: what a painting takes besides its steps, by variant.
     """
 
     step_ms: Mapping[str, float] = field(default_factory=dict)
     fetch_ms: float | None = None
+    around_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def painting_ms(self, variant: str, steps: int) -> float:
+        """What so many steps of ``variant`` take from noise to image; 0 where that has not been seen yet."""
+        return self.step_ms.get(variant, 0.0) * steps + self.around_ms.get(variant, 0.0)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class Evidence:
         matches: entries of the cache, most similar first.
         absence: why there are none, where a policy wanted some.
         stranger: an entry chosen without regard to the prompt.
+        router_score: the chance, 0 to 1, that the small variant fails at the prompt; None where nobody asked, or the
+            router did not answer in time.
     """
 
     in_flight: int
@@ -121,6 +131,7 @@ class Evidence:
     matches: tuple[Match, ...] = ()
     absence: Absence | None = None
     stranger: Match | None = None
+    router_score: float | None = None
 
     @property
     def best(self) -> Match | None:

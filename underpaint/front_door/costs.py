@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,20 +19,30 @@ class Costs:
 
     def __init__(self) -> None:
         self._steps: dict[str, deque[float]] = {}
+        self._around: dict[str, deque[float]] = {}
         self._fetches: deque[float] = deque(maxlen=_REMEMBERED)
         self.measured = Measured()
 
-    def step(self, variant: str, step_ms: float) -> None:
-        """A denoising step of ``variant``."""
-        steps = self._steps.setdefault(variant, deque(maxlen=_REMEMBERED))
-        steps.append(step_ms)
-        self.measured = Measured({**self.measured.step_ms, variant: float(np.median(steps))}, self.measured.fetch_ms)
+    def step(self, variant: str, step_ms: float, around_ms: float = 0.0) -> None:
+        """A denoising step of ``variant``, and all that its painting took besides steps."""
+        self.measured = replace(
+            self.measured,
+            step_ms=_with(self._steps, self.measured.step_ms, variant, step_ms),
+            around_ms=_with(self._around, self.measured.around_ms, variant, around_ms),
+        )
 
     def fetch(self, fetch_ms: float) -> None:
         """A fetch of latents, whether it was in time or not."""
         self._fetches.append(fetch_ms)
-        self.measured = Measured(self.measured.step_ms, float(np.quantile(self._fetches, 0.95)))
+        self.measured = replace(self.measured, fetch_ms=float(np.quantile(self._fetches, 0.95)))
 
     def painting_s(self, variant: str, sampling: Sampling) -> float:
         """What ``variant`` takes from noise, in seconds; 0 where that has not been seen yet."""
         return self.measured.step_ms.get(variant, 0.0) * sampling.num_inference_steps / 1e3
+
+
+def _with(kept: dict[str, deque[float]], medians: Mapping[str, float], variant: str, ms: float) -> dict[str, float]:
+    """The medians, now that one more measurement is known."""
+    lately = kept.setdefault(variant, deque(maxlen=_REMEMBERED))
+    lately.append(ms)
+    return {**medians, variant: float(np.median(lately))}

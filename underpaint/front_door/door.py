@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 
 from underpaint import policies
 from underpaint.deployment import Deployment, Sampling, draw_seed
-from underpaint.errors import InvalidArgument, NotFound
+from underpaint.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 from underpaint.evidence import Absence, Miss
 from underpaint.front_door.attendance import Attendant
 from underpaint.front_door.cache_client import CacheClient
+from underpaint.front_door.cascade import Cascade
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.costs import Costs
 from underpaint.front_door.denoisers import Denoisers
@@ -30,6 +31,7 @@ from underpaint.front_door.memory import Memory
 from underpaint.front_door.pipelines import Job, Painting, paint
 from underpaint.front_door.registry import Registry, Visit
 from underpaint.front_door.reply import Reply, reply_to
+from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.sources import SourceLost, Sources
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.transport import Transport
@@ -85,7 +87,10 @@ class FrontDoor:
         self._costs, complaints, patience = Costs(), Complaints(log), self._limits.patience
         embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
         foresight = Foresight(self.tally)
-        self._gatherer = Gatherer(deployment, embedders, foresight, cache, self._costs, patience, complaints)
+        self._scoring = Scoring(transport, deployment.family, self.tally, complaints, patience.score_s)
+        self._gatherer = Gatherer(
+            deployment, embedders, foresight, cache, self._costs, patience, complaints, self._scoring
+        )
         self._sources = Sources(cache, self._costs, patience, complaints)
         self._memory = Memory(embedders, cache, self.tally, complaints)
 
@@ -101,7 +106,7 @@ class FrontDoor:
         with self._registry.admit(_visit(request, hung_up)) as visit:
             gathering = self._gatherer.gather(policy, request, settings, visit, in_flight=len(self._registry))
             evidence = await self._attendant.attend(gathering, visit)
-            plan = policy.plan(request, evidence, settings)
+            plan, cascade = policy.plan(request, evidence, settings), Cascade()
             while True:
                 try:
                     job = await self._attendant.attend(self._prepare(policy, plan, request, settings, visit), visit)
@@ -110,12 +115,19 @@ class FrontDoor:
                     evidence = evidence.without_matches(lost.absence)
                     plan = policy.plan(request, evidence, settings)
                     continue
-                time_left_s = None if request.reproducible else visit.time_left_s()
-                verdict = policy.after(plan, score=None, time_left_s=time_left_s, settings=settings)
-                if not isinstance(verdict, Escalate):
+                except Unavailable as failure:
+                    job, painting = cascade.give_up(failure, visit)
                     break
-                plan = verdict.plan
-        reply = reply_to(visit, policy, evidence, job, painting, self._deployment)
+                if policy.judges and plan.then is not None:
+                    judging = self._scoring.judge(request, painting, visit)
+                    cascade.confidence = await self._attendant.attend(judging, visit)
+                time_left_s = None if request.reproducible else visit.time_left_s()
+                verdict = policy.after(plan, cascade.confidence, time_left_s, settings)
+                if not isinstance(verdict, Escalate):
+                    cascade.fallback = verdict.fallback
+                    break
+                plan = cascade.escalate(verdict.plan, job, painting, visit)
+        reply = reply_to(visit, policy, evidence, job, painting, self._deployment, cascade)
         self.tally.count(reply.outcome)
         return reply
 
@@ -178,7 +190,10 @@ class FrontDoor:
         """Check what can be known to be wrong before any work is done."""
         if request.variant is not None:
             self._deployment.sampling(request, self._deployment.variant(request.variant))
-        return policies.by_name(request.policy or self._settings.policy)
+        policy = policies.by_name(request.policy or self._settings.policy)
+        if policy.judges and self._deployment.discriminator is None:
+            raise Unsupported(f"policy {policy.name}: the deployment has no discriminator")
+        return policy
 
     async def _prepare(
         self, policy: Policy, plan: Plan, request: GenerateRequest, settings: Settings, visit: Visit
@@ -204,7 +219,7 @@ class FrontDoor:
             finally:
                 visit.variant = None
         if painting.step_ms is not None:
-            self._costs.step(job.plan.variant, painting.step_ms)
+            self._costs.step(job.plan.variant, painting.step_ms, painting.around_ms)
         return painting
 
     def _sampling(self, plan: Plan, request: GenerateRequest, settings: Settings) -> Sampling:

@@ -1,8 +1,9 @@
 """Evidence, gathered for one request: only what its policy needs, cheapest first, and never at the request's expense.
 
+    the router's score
     what costs nothing → may anything be reused → embedding → will a lookup find anything → lookup → a stranger
 
-Where this chain ends early, the evidence says why, and the request is served without the cache.
+Where the second chain ends early, the evidence says why, and the request is served without the cache.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from underpaint.front_door.foresight import Foresight
 from underpaint.front_door.hurry import TooSlow
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
+from underpaint.front_door.scoring import Scoring
 from underpaint.policies import Policy, Settings
 from underpaint.requests import GenerateRequest
 
@@ -38,6 +40,7 @@ class Patience:
     embed_s: float = 1.0
     lookup_s: float = 0.1
     fetch_s: float = 0.5
+    score_s: float = 0.25
     share: float = 0.2
 
     def when_painting_takes(self, painting_s: float) -> Patience:
@@ -89,14 +92,24 @@ class Gatherer:
         costs: Costs,
         patience: Patience,
         complaints: Complaints,
+        scoring: Scoring,
     ) -> None:
         self._deployment, self._embedders, self._foresight, self._cache = deployment, embedders, foresight, cache
-        self._costs, self._patience, self._complaints = costs, patience, complaints
+        self._costs, self._patience, self._complaints, self._scoring = costs, patience, complaints, scoring
 
     async def gather(
         self, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit, in_flight: int
     ) -> Evidence:
         """What ``policy`` needs to know. What cannot be found out is missing, with the reason; that is no error."""
+        routed = policy.needs.router and request.variant is None
+        score = await self._scoring.route(request, visit) if routed else None
+        evidence = await self._gather(policy, request, settings, visit, in_flight)
+        return replace(evidence, router_score=score)
+
+    async def _gather(
+        self, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit, in_flight: int
+    ) -> Evidence:
+        """What costs nothing, and what the cache has."""
         if request.reproducible:  # the same at all times, and so is the plan
             return Evidence(in_flight=1, absence=Absence(Miss.OFF))
         evidence = Evidence(in_flight, visit.time_left_s(), self._costs.measured)

@@ -15,7 +15,8 @@ class Timings:
     In the order in which a request goes through them: ``embed``: its prompt; ``lookup``: in the cache; ``fetch``: of
     what it starts from; ``admission``: waiting for the front door and planning, in between; ``encode``: tokenizer and
     text encoder; ``queue``: waiting for the first UNet call; ``denoise``: first to last step; ``decode``: latents to
-    pixels.
+    pixels. Under a cascade also ``route``: the router; ``judge``: the discriminator; ``other``: a painting whose
+    image is not the one that is given, in all.
     """
 
     admission: float
@@ -27,6 +28,9 @@ class Timings:
     embed: float = 0.0
     lookup: float = 0.0
     fetch: float = 0.0
+    route: float = 0.0
+    judge: float = 0.0
+    other: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class First:
+    """The painting that was not good enough: who made it, in how many steps."""
+
+    variant: str
+    num_inference_steps: int
+    steps_run: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The report that comes with every image. Names as in the request.
 
@@ -53,6 +66,11 @@ class Outcome:
     says why there is none although the policy looks for one (``evidence.Miss``). ``generation``: 0 for an image that
     was painted from noise, else one more than its source's. ``variant`` painted it or, where it was finished, would
     have.
+
+    Under a cascade, ``router_score`` is the chance that the small variant fails at the prompt, and ``confidence`` the
+    chance that its image was as told, both as foreseen; None where nobody was asked or no answer came in time.
+    ``escalated_from``: the small variant's painting, where it was painted again. ``fallback``: why an image is given
+    that nobody vouches for (``policies.Fallback``).
     """
 
     request_id: str
@@ -74,6 +92,11 @@ class Outcome:
     source: Source | None = None
     miss: str | None = None
     generation: int = 0
+    router_score: float | None = None
+    confidence: float | None = None
+    escalated: bool = False
+    escalated_from: First | None = None
+    fallback: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -84,6 +107,7 @@ class Outcome:
         raw = _known(cls, json.loads(text))
         raw["timings_ms"] = Timings(**_known(Timings, raw["timings_ms"]))
         raw["source"] = Source(**_known(Source, raw["source"])) if raw.get("source") else None
+        raw["escalated_from"] = First(**_known(First, raw["escalated_from"])) if raw.get("escalated_from") else None
         return cls(**{**raw, "warnings": tuple(raw["warnings"])})
 
     def metadata(self) -> dict[str, Any]:
@@ -92,5 +116,5 @@ class Outcome:
         return {n: value for n, value in report.items() if n not in ("timings_ms", "warnings") and value is not None}
 
 
-def _known(cls: type[Outcome | Timings | Source], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _known(cls: type[Outcome | Timings | Source | First], raw: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}

@@ -9,8 +9,9 @@ import numpy as np
 from underpaint.deployment import Deployment
 from underpaint.evidence import Absence, Evidence, Miss, Reuse
 from underpaint.front_door.cache_client import Entry
+from underpaint.front_door.cascade import Cascade
 from underpaint.front_door.memory import Keepsake
-from underpaint.front_door.outcome import Outcome, Source, Timings
+from underpaint.front_door.outcome import First, Outcome, Source, Timings
 from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
@@ -27,16 +28,28 @@ class Reply:
 
 
 def reply_to(
-    visit: Visit, policy: Policy, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment
+    visit: Visit,
+    policy: Policy,
+    evidence: Evidence,
+    job: Job,
+    painting: Painting,
+    deployment: Deployment,
+    cascade: Cascade,
 ) -> Reply:
     """Everything that happened to a request, in one place."""
-    outcome = _outcome(visit, policy, evidence, job, painting, deployment)
+    outcome = _outcome(visit, policy, evidence, job, painting, deployment, cascade)
     keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
     return Reply(painting.image, outcome, keepsake)
 
 
 def _outcome(
-    visit: Visit, policy: Policy, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment
+    visit: Visit,
+    policy: Policy,
+    evidence: Evidence,
+    job: Job,
+    painting: Painting,
+    deployment: Deployment,
+    cascade: Cascade,
 ) -> Outcome:
     sampling, start = job.sampling, job.plan.start
     steps_skipped = sampling.num_inference_steps - painting.steps_run
@@ -56,11 +69,16 @@ def _outcome(
         guidance_scale=sampling.guidance_scale,
         width=sampling.width,
         height=sampling.height,
-        timings_ms=_timings(painting, visit),
+        timings_ms=_timings(painting, visit, cascade),
         warnings=(*_cut_off(job, painting, deployment), *_not_helped(absence)),
         source=_source(job, steps_skipped),
         miss=absence.why if absence else None,
         generation=_generation(job),
+        router_score=_rounded(evidence.router_score),
+        confidence=_rounded(cascade.confidence),
+        escalated=cascade.escalated,
+        escalated_from=_first(*cascade.first) if cascade.first and cascade.escalated else None,
+        fallback=cascade.fallback,
     )
 
 
@@ -117,19 +135,32 @@ def _cut_off(job: Job, painting: Painting, deployment: Deployment) -> tuple[str,
     )
 
 
-def _timings(painting: Painting, visit: Visit) -> Timings:
+def _first(job: Job, painting: Painting) -> First:
+    return First(job.plan.variant, job.sampling.num_inference_steps, painting.steps_run)
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
+
+
+def _timings(painting: Painting, visit: Visit, cascade: Cascade) -> Timings:
     def ms(duration_ns: int) -> float:
         return round(duration_ns / 1e6, 3)
 
     spent = visit.spent_ns
+    # Of a painting that is given after all, whatever was thought and tried of it came later.
+    later_ns = 0 if cascade.escalated else spent["judge"] + spent["other"]
     return Timings(
         embed=ms(spent["embed"]),
         lookup=ms(spent["lookup"]),
         fetch=ms(spent["fetch"]),
-        admission=ms(painting.called_ns - visit.arrived_ns - spent.total()),
+        route=ms(spent["route"]),
+        judge=ms(spent["judge"]),
+        other=ms(spent["other"]),
+        admission=ms(painting.called_ns - visit.arrived_ns - (spent.total() - later_ns)),
         encode=ms(painting.arrived_ns - painting.called_ns),
         queue=ms(painting.started_ns - painting.arrived_ns),
         denoise=ms(painting.finished_ns - painting.started_ns),
         decode=ms(painting.painted_ns - painting.finished_ns),
-        total=ms(painting.painted_ns - visit.arrived_ns),
+        total=ms(painting.painted_ns - visit.arrived_ns + later_ns),
     )

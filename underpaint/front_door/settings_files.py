@@ -22,7 +22,12 @@ from underpaint.policies.calibration import BrokenCalibration
 FILE_NAME = "settings.json"
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
 _TYPE_NAMES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string"}
-DECIDED = {f.name: str(f.type) for f in fields(Settings) if f.type in _TYPES and f.name != "uncalibrated"}
+_FOUND_OUT = ("uncalibrated", "unscored")
+DECIDED = {
+    f.name: plain
+    for f in fields(Settings)
+    if (plain := str(f.type).removesuffix(" | None")) in _TYPES and f.name not in _FOUND_OUT
+}
 
 
 class SettingsFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from underpaint.front_door.outcome import Outcome
 
 Counts = Counter[tuple[str, ...]]
+# Evenly spaced logits from -6 to 6: most scores are near 0 or 1, where a threshold must be fine to be of use.
+SCORE_EDGES = tuple(1 / (1 + math.exp(-quarter / 4)) for quarter in range(-24, 25))
 
 
 def _says(help: str, *labels: str) -> dict[str, Any]:
@@ -37,6 +40,22 @@ class Tally:
         default_factory=Counter, metadata=_says("Lookups not made because no match was expected")
     )
     remembered: Counts = field(default_factory=Counter, metadata=_says("Images offered to the cache", "result"))
+    scores: Counts = field(
+        default_factory=Counter, metadata=_says("Scores up to le of difficulty or confidence", "score", "le")
+    )
+    escalations: Counts = field(
+        default_factory=Counter, metadata=_says("Requests painted again by a larger variant", "policy")
+    )
+    fallbacks: Counts = field(
+        default_factory=Counter, metadata=_says("Requests answered with an image that was not vouched for", "reason")
+    )
+
+    def score(self, name: str, value: float) -> None:
+        """Router or discriminator has given one; cumulative, as Prometheus' histograms are."""
+        for edge in SCORE_EDGES:
+            if value <= edge:
+                self.scores[name, f"{edge:.4g}"] += 1
+        self.scores[name, "+Inf"] += 1
 
     def count(self, outcome: Outcome) -> None:
         """A request has been answered."""
@@ -45,5 +64,10 @@ class Tally:
             self.hits[outcome.policy,] += 1
         elif outcome.miss is not None:
             self.misses[outcome.policy, outcome.miss] += 1
+        if outcome.escalated_from is not None:
+            self.escalations[outcome.policy,] += 1
+            self.steps_run[outcome.policy, outcome.escalated_from.variant] += outcome.escalated_from.steps_run
+        if outcome.fallback is not None:
+            self.fallbacks[outcome.fallback,] += 1
         self.steps_run[outcome.policy, outcome.variant] += outcome.steps_run
         self.steps_skipped[outcome.policy, outcome.variant] += outcome.steps_skipped

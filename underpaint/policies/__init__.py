@@ -2,6 +2,8 @@
 
 from underpaint.errors import InvalidArgument
 from underpaint.policies.calibration import Calibration
+from underpaint.policies.diffserve import DiffServe
+from underpaint.policies.hadis import Hadis
 from underpaint.policies.modm import Modm
 from underpaint.policies.nirvana import Nirvana
 from underpaint.policies.plan import (
@@ -9,6 +11,8 @@ from underpaint.policies.plan import (
     CachedImage,
     CachedLatents,
     Escalate,
+    Escalation,
+    Fallback,
     Finished,
     Keep,
     Noise,
@@ -31,6 +35,8 @@ __all__ = [
     "CachedLatents",
     "Calibration",
     "Escalate",
+    "Escalation",
+    "Fallback",
     "Finished",
     "Keep",
     "Noise",
@@ -42,7 +48,17 @@ __all__ = [
     "by_name",
 ]
 
-_ALL: tuple[Policy, ...] = (Vanilla(), Modm(), Nirvana(), Retrieval(), Small(), RandomMix(), RandomSource())
+_ALL: tuple[Policy, ...] = (
+    Vanilla(),
+    Modm(),
+    Nirvana(),
+    DiffServe(),
+    Hadis(),
+    Retrieval(),
+    Small(),
+    RandomMix(),
+    RandomSource(),
+)
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 
 

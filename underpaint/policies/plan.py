@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, ClassVar
 
-from underpaint.deployment import Deployment
+from underpaint.deployment import Deployment, Scorer
 from underpaint.errors import InvalidArgument
 from underpaint.evidence import Evidence, Match, Needs
 from underpaint.policies.calibration import Calibration, problem
 from underpaint.policies.thresholds import NEVER, Thresholds
 from underpaint.requests import GenerateRequest
+
+_EVEN_ODDS = 0.5
 
 # Starts ---------------------------------------------------------------------------------------------------------
 
@@ -55,10 +59,19 @@ Start = Noise | Reused
 
 @dataclass(frozen=True)
 class Plan:
-    """Which variant paints, and what it starts from."""
+    """Which variant paints, what it starts from, and what may follow, should the image not be good enough."""
 
     variant: str
     start: Start
+    then: Escalation | None = None
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """A second painting. ``predicted_s``: how long it will take, in seconds; 0 where that has not been seen yet."""
+
+    plan: Plan
+    predicted_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,9 +84,19 @@ class Keep:
 # Verdicts -------------------------------------------------------------------------------------------------------
 
 
+class Fallback(StrEnum):
+    """Why a caller gets an image that nobody vouches for."""
+
+    UNJUDGED = "unjudged"  # the discriminator did not answer in time
+    LATE = "late"  # painting again would take, or has taken, longer than the caller waits
+    FAILED = "failed"  # it was to be painted again, but that went wrong
+
+
 @dataclass(frozen=True)
 class Accept:
-    """The image is what the caller gets."""
+    """The image is what the caller gets. ``fallback``: why, although it is not known to be good enough."""
+
+    fallback: Fallback | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,12 @@ class Settings:
         keep_small: whether MoDM keeps the small variant's images too (its *cache-all*) or not (*cache-large*).
         small_share: of the requests under ``random-mix``, how many the small variant paints.
         predict: whether Nirvana asks its match predictor before it looks anything up.
+        confidence_threshold: under a cascade, an image is painted again where the discriminator's score is below.
+        router_threshold: HADIS has the large variant paint at once where the router's score is as high.
+        defer_share, hard_share: where these thresholds are not given, what share of the images, and of the requests,
+            they should leave to the large variant, by the scores on captions that nobody learnt from.
+        router, discriminator: as far as their scores are known to be about the small variant that is deployed.
+        unscored: why they are not, for people.
     """
 
     small: str
@@ -116,28 +145,74 @@ class Settings:
     keep_small: bool = True
     small_share: float = 0.5
     predict: bool = True
+    confidence_threshold: float | None = None
+    router_threshold: float | None = None
+    defer_share: float = 0.3
+    hard_share: float = 0.1
+    router: Scorer | None = None
+    discriminator: Scorer | None = None
+    unscored: str = ""
 
     def __post_init__(self) -> None:
         if self.max_generation < 1:
             raise InvalidArgument.of("max_generation", self.max_generation, "1 or more")
-        if not 0 <= self.small_share <= 1:
-            raise InvalidArgument.of("small_share", self.small_share, "a share, 0 to 1")
+        for name in ("small_share", "defer_share", "hard_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidArgument.of(name, getattr(self, name), "a share, 0 to 1")
+        for name in ("confidence_threshold", "router_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InvalidArgument.of(name, value, "a probability, 0 to 1")
 
     @classmethod
     def of(cls, deployment: Deployment, calibration: Calibration | None = None, **decided: Any) -> Settings:
         """The settings of a deployment; a calibration that does not speak for it is left out."""
         uncalibrated = problem(calibration, deployment)
+        scorers, unscored = _scorers(deployment, decided.get("small", deployment.small))
         by_default = {"small": deployment.small, "large": deployment.large, "policy": deployment.default_policy}
         return cls(
             default_steps={name: variant.num_inference_steps for name, variant in deployment.variants.items()},
             calibration=None if uncalibrated else calibration,
             uncalibrated=uncalibrated,
+            unscored=unscored,
+            router=scorers.get("router"),
+            discriminator=scorers.get("discriminator"),
             **{**by_default, **decided},
         )
+
+    @property
+    def confidence_cutoff(self) -> float:
+        """The least score of an image that is accepted."""
+        return _cutoff(self.confidence_threshold, self.discriminator, self.defer_share)
+
+    @property
+    def router_cutoff(self) -> float:
+        """The least score of a prompt that is hard."""
+        return _cutoff(self.router_threshold, self.router, 1 - self.hard_share)
 
     def steps(self, request: GenerateRequest, variant: str) -> int:
         """How many steps ``variant`` has in all for this request."""
         return request.num_inference_steps or self.default_steps[variant]
+
+
+def _cutoff(threshold: float | None, scorer: Scorer | None, share: float) -> float:
+    """Below which a share of scores lies. Where none have been seen, even odds: they are probabilities, after all."""
+    if threshold is not None:
+        return threshold
+    if share in (0, 1):
+        return math.inf if share else 0.0  # beyond whatever has been seen
+    return scorer.cutoff(share) if scorer else _EVEN_ODDS
+
+
+def _scorers(deployment: Deployment, small: str) -> tuple[dict[str, Scorer | None], str]:
+    """Router and discriminator, if they know the small variant; why not, where they do not."""
+    scorers = {"router": deployment.router, "discriminator": deployment.discriminator}
+    weights = deployment.variant(small).weights
+    strange = [
+        name for name, scorer in scorers.items() if scorer and not (scorer.quantiles and scorer.small == weights)
+    ]
+    why = f"{' and '.join(strange)} did not learn from pictures of this {small}, so cutoffs are {_EVEN_ODDS}"
+    return {name: scorer for name, scorer in scorers.items() if name not in strange}, why if strange else ""
 
 
 class Policy:
@@ -148,6 +223,7 @@ class Policy:
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs()
+    judges: ClassVar[bool] = False  # whether ``after`` wants the discriminator's score of an image that may be improved
 
     def thresholds(self, settings: Settings) -> Thresholds:
         """How similar a match must be to be of use."""

@@ -1,0 +1,47 @@
+"""DiffServe: the small variant paints, and what the discriminator is not confident of the large one paints again.
+
+"DiffServe: Efficiently Serving Text-to-Image Diffusion Models with Query-Aware Model Scaling", MLSys 2025,
+arXiv:2411.15381. There, an image that is deferred too late is dropped; here its caller gets the small one.
+"""
+
+from __future__ import annotations
+
+from underpaint.evidence import Evidence
+from underpaint.policies.plan import Accept, Escalate, Escalation, Fallback, Noise, Plan, Policy, Settings, Verdict
+from underpaint.requests import GenerateRequest
+
+_MARGIN = 1.2  # what is painted in the company of others takes longer now and then
+
+
+class DiffServe(Policy):
+    name = "diffserve"
+    judges = True
+
+    def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
+        if request.variant is not None:  # that is what its caller gets
+            return Plan(request.variant, Noise())
+        large = Plan(settings.large, Noise())
+        if settings.large == settings.small or self.hard(evidence, settings):
+            return large
+        return Plan(settings.small, Noise(), then=Escalation(large, predicted_s(request, evidence, settings)))
+
+    def hard(self, evidence: Evidence, settings: Settings) -> bool:
+        """Whether the small variant need not even try."""
+        return False
+
+    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
+        if plan.then is None:
+            return Accept()
+        if score is None:
+            return Accept(Fallback.UNJUDGED)
+        if score >= settings.confidence_cutoff:
+            return Accept()
+        if time_left_s is not None and time_left_s < plan.then.predicted_s:
+            return Accept(Fallback.LATE)
+        return Escalate(plan.then.plan)
+
+
+def predicted_s(request: GenerateRequest, evidence: Evidence, settings: Settings) -> float:
+    """How long the large variant will take, as far as has been seen of late, in seconds."""
+    steps = settings.steps(request, settings.large)
+    return _MARGIN * evidence.measured.painting_ms(settings.large, steps) / 1e3
