@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "monitor": VOCABULARY | {"control", "server", "cache"},
     "build": VOCABULARY | {"diffusion", "triton", "addons"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
-    "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache", "control", "evidence"},
+    "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache", "control", "evidence", "monitor"},
 }
 
 

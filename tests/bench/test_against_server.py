@@ -12,12 +12,14 @@ from tests.bench.fakes import FakeEmbedder
 from underpaint.bench import policies_report
 from underpaint.bench.arena import Arena, Order, entrants
 from underpaint.bench.campaign import Campaign, Plan
+from underpaint.bench.contenders import contenders
 from underpaint.bench.machine import Machine
 from underpaint.bench.policies import Pace
 from underpaint.bench.quality import Embedder
 from underpaint.bench.replay import Yardstick
 from underpaint.bench.replay_cli import Order as ReplayOrder
 from underpaint.bench.replay_cli import replay_all
+from underpaint.bench.replay_quality import judge_replay
 from underpaint.bench.studio import Studio
 from underpaint.bench.traces import Schedule
 from underpaint.client.transport import connect
@@ -58,8 +60,9 @@ def test_calibration(server: Any) -> None:
 
 
 def test_replay(server: Any) -> None:
-    order = ReplayOrder(("small",), peak=1.0, seconds=2.0, seeds=1, warm=2)
+    order = ReplayOrder(contenders(["small"], [], None), peak=1.0, seconds=2.0, seeds=1, warm=2)
     replay = replay_all(server.grpc_url, order, Schedule(1.0, (2.0, 3.0)), Yardstick(3.0, 5.0))
     (run,) = replay.runs
     assert run.requests > 0 and run.answered == run.requests and run.failed == run.unanswered == 0
     assert run.latency_p50_s > 0
+    assert len(replay.pictures["small", 0]) == run.requests and judge_replay(replay, None)["small"].attributes > 0.3

@@ -7,19 +7,25 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.bench.fakes import account
+from tests.monitor.test_monitor import PROFILE
 from underpaint.bench import replay_report
+from underpaint.bench.contenders import Control, contenders, on_stage
 from underpaint.bench.machine import Machine
 from underpaint.bench.replay import UNANSWERED, Objective, Replay, Reply, Yardstick, course, open_loop, summarise
 from underpaint.bench.replay_cli import Order, replay_all
+from underpaint.bench.replay_quality import Split, Worth, violations_of_front
 from underpaint.bench.report import write_json
 from underpaint.bench.served import Account
+from underpaint.bench.serving import Site
 from underpaint.bench.traces import Schedule
-from underpaint.errors import Unavailable
+from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.monitor.settings import SettingsFile
 
 YARDSTICK = Yardstick(sustained_per_s=10.0, unloaded_s=1.0)
 
@@ -133,22 +139,57 @@ def test_a_replay_is_written(tmp_path: Path) -> None:
     assert written["policies"]["vanilla"]["spread"]["requests"]["least"] > 50 and written["complete"]
     assert len(written["policies"]["modm"]["runs"]) == 2
     assert (tmp_path / "replay.png").stat().st_size > 10_000
-    assert "goodput" in replay_report.text(replay)
+    assert "goodput" in replay_report.text(replay, {"modm": Worth(0.5, 0.75, None)})
+
+
+def test_who_runs() -> None:
+    control = Control(PROFILE)
+    entered = contenders(["vanilla", "hadis"], [0.0, 0.5], control)
+    assert [(each.name, each.policy, each.allocator) for each in entered] == [
+        ("vanilla", "vanilla", None),
+        ("hadis", None, "hadis"),
+        ("static 0.00", "random-mix", None),
+        ("static 0.50", "random-mix", None),
+    ]
+    assert [each.allocator for each in contenders(["hadis"], [], None)] == [None]
+    with pytest.raises(InvalidArgument, match="static"):
+        contenders([], [1.5], None)
+
+
+def test_settings_last_as_long_as_a_run(tmp_path: Path) -> None:
+    here = Site("localhost:1", "http://127.0.0.1:1/metrics", tmp_path)
+    (split,) = contenders([], [0.25], None)
+    with on_stage(split, here, None, 1.0, wait=lambda seconds: None):
+        assert SettingsFile(tmp_path).read() == {"small_share": 0.25}
+    assert SettingsFile(tmp_path).read() == {}
+    with pytest.raises(InvalidArgument, match="url"), on_stage(split, None, None, 1.0):
+        pass
+
+
+def test_the_front_of_static_splits() -> None:
+    """Violations fall and so does accuracy, the more the small variant paints."""
+    front = [Split(0.0, 0.4, 0.9), Split(0.5, 0.2, 0.7), Split(1.0, 0.0, 0.5)]
+    assert violations_of_front(front, 0.8) == pytest.approx(0.3)
+    assert violations_of_front(front, 0.5) == 0.0 and violations_of_front(front, 0.3) == 0.0
+    assert violations_of_front(front, 0.95) is None
+    # A split that is dominated does not lift the front.
+    assert violations_of_front([*front, Split(0.4, 0.9, 0.71)], 0.8) == pytest.approx(0.3)
 
 
 def test_every_policy_gets_the_same_arrivals(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int, int]] = []
 
     async def run_one(
-        url: str, policy: str, tenant: str, seed: int, arrivals_s: list[float], order: Order, replies: list[Reply]
+        visit: Any, arrivals_s: list[float], order: Order, replies: list[Reply], pictures: list[Any]
     ) -> None:
+        policy, seed = visit.contender.policy, visit.seed
         seen.append((policy, seed, len(arrivals_s)))
         if (policy, seed) == ("modm", 1):
             raise KeyboardInterrupt
         replies += [reply(index, due_s, 0.5) for index, due_s in enumerate(arrivals_s)]
 
     monkeypatch.setattr("underpaint.bench.replay_cli._run_one", run_one)
-    order = Order(("vanilla", "modm"), peak=1.5, seconds=10.0, seeds=3)
+    order = Order(contenders(("vanilla", "modm"), (), None), peak=1.5, seconds=10.0, seeds=3)
     replay = replay_all("nowhere:1", order, Schedule(5.0, (4.0, 8.0)), YARDSTICK)
     assert [each[:2] for each in seen] == [("vanilla", 0), ("modm", 0), ("vanilla", 1), ("modm", 1)]
     assert seen[0][2] == seen[1][2] != seen[2][2] == seen[3][2]

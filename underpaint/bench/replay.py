@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from underpaint.bench.served import Account
+from underpaint.bench.workload import WorkItem
 from underpaint.errors import UnderpaintError
 
 OBJECTIVES = (2, 4)  # times the unloaded latency of the large model
@@ -200,11 +201,15 @@ class Spread:
 
 @dataclass
 class Replay:
-    """All runs so far, with their replies. ``cut_short``: why that is not all that was asked for; empty if it is."""
+    """All runs so far, with their replies and the pictures that came.
+
+    ``cut_short``: why that is not all that was asked for; empty if it is.
+    """
 
     yardstick: Yardstick
     runs: list[Run] = field(default_factory=list)
     replies: dict[tuple[str, int], list[Reply]] = field(default_factory=dict)
+    pictures: dict[tuple[str, int], list[tuple[WorkItem, np.ndarray]]] = field(default_factory=dict)
     cut_short: str = ""
 
     @property

@@ -7,28 +7,37 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from underpaint.bench.clip import Clip
+from underpaint.bench.contenders import Contender, Control, contenders, on_stage
 from underpaint.bench.load import Window, closed_loop, rate_per_s
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.quality import Embedder
 from underpaint.bench.replay import OBJECTIVES, Replay, Reply, Yardstick, open_loop, summarise
+from underpaint.bench.replay_quality import judge_replay
 from underpaint.bench.report import write_json
 from underpaint.bench.served import Account
-from underpaint.bench.serving import PATIENCE_S, add_server_options, needs_extra, server, variant_painter
+from underpaint.bench.serving import PATIENCE_S, Site, add_server_options, needs_extra, site, variant_painter
 from underpaint.bench.traces import Schedule, read_trace, schedule
 from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.async_client import AsyncClient
+from underpaint.client.messages import Wishes
+from underpaint.client.pictures import Picture
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
+from underpaint.control.profile import Profile
 from underpaint.errors import InvalidArgument
-from underpaint.policies import POLICIES, by_name
+from underpaint.policies import POLICIES
 
 _CONCURRENCY = 16
 _LONE_REQUESTS = 10
@@ -38,6 +47,8 @@ _EXAMPLES = """examples:
   underpaint bench replay --trace maf_1to8qps.txt --policies vanilla,modm,nirvana --json replay.json --out out/replay
   underpaint bench replay --trace maf_1to8qps.txt --policies vanilla,modm --peak 2.5 --seconds 300 --seeds 5 \\
       --json replay.json --out out/replay
+  underpaint bench replay --trace maf_1to8qps.txt --policies diffserve,hadis --profile profile.json \\
+      --static 0,0.25,0.5,0.75,1 --json control.json --out out/control
 """
 
 
@@ -46,16 +57,18 @@ class Order:
     """What a run is asked to do.
 
     Attributes:
+        control: what the monitors of contenders with an allocator go by.
         peak: of the demand, in what the large model sustains.
         warm: requests that go ahead of every run, into its cache.
     """
 
-    policies: tuple[str, ...]
+    contenders: tuple[Contender, ...]
     peak: float
     seconds: float
     seeds: int
     warm: int = 0
     sustain_s: float = 20.0
+    control: Control | None = None
 
     @property
     def drain_s(self) -> float:
@@ -86,6 +99,15 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bench.add_argument(
         "--warm", type=int, default=0, metavar="N", help="fill caches with so many requests first (default: 0, cold)"
     )
+    bench.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="of `underpaint profile`: let a monitor decide for policies that an allocator of that name exists for",
+    )
+    bench.add_argument(
+        "--static", default="", metavar="SHARE,…", help="also static splits that give these shares to the small variant"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
     bench.add_argument("--out", type=Path, metavar="DIR", help="leave plots there")
     add_server_options(bench)
@@ -98,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         from underpaint.bench import replay_report
     machine, deployment = Machine.here(), deployment_of(args.model_repository)
     machine.warn_if_busy()
-    with server(args.url, args.model_repository) as url:
+    with _stage(args) as (url, own):
         yardstick = measure_large(url, deployment.large, order.sustain_s)
         print(
             f"{deployment.large}: {yardstick.sustained_per_s:.2f} images/s sustained, "
@@ -106,11 +128,12 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         plan = schedule(trace, order.peak * yardstick.sustained_per_s, order.seconds)
-        replay = replay_all(url, order, plan, yardstick)
+        replay = replay_all(url, order, plan, yardstick, own)
     if not replay.runs:
         return _INTERRUPTED  # before there was anything to report
-    print(replay_report.text(replay))
-    record = replay_report.Record(replay, plan, _asked(args, order), machine)
+    qualities = judge_replay(replay, _embedder(args.model_repository))
+    print(replay_report.text(replay, qualities))
+    record = replay_report.Record(replay, plan, _asked(args, order), machine, order.contenders, qualities)
     if args.json:
         write_json(record.to_json(), args.json)
         print(f"report: {args.json}")
@@ -137,40 +160,68 @@ def measure_large(url: str, variant: str, sustain_s: float) -> Yardstick:
     return Yardstick(rate_per_s(cycles), median(lone_s[1:]))  # the first one warms up
 
 
-def replay_all(url: str, order: Order, plan: Schedule, yardstick: Yardstick) -> Replay:
-    """Every policy through the same realisation of the trace, then through the next; Ctrl-C ends it early."""
+def replay_all(url: str, order: Order, plan: Schedule, yardstick: Yardstick, own: Site | None = None) -> Replay:
+    """Every contender through the same realisation of the trace, then through the next; Ctrl-C ends it early."""
     replay = Replay(yardstick)
-    tenants = secrets.token_hex(4)
+    tenants, slo_s = secrets.token_hex(4), OBJECTIVES[-1] * yardstick.unloaded_s
     try:
         for seed in range(order.seeds):
             arrivals_s = plan.arrivals_s(seed)
-            for policy in order.policies:
-                replies = replay.replies.setdefault((policy, seed), [])
-                tenant = f"bench-{tenants}-{policy}-{seed}"
-                asyncio.run(_run_one(url, policy, tenant, seed, arrivals_s, order, replies))
-                replay.runs.append(summarise(policy, seed, replies, plan.seconds, yardstick))
+            for contender in order.contenders:
+                name = contender.name
+                visit = _Visit(url, contender, f"bench-{tenants}-{name.replace(' ', '')}-{seed}", seed)
+                replies = replay.replies.setdefault((name, seed), [])
+                pictures = replay.pictures.setdefault((name, seed), [])
+                with on_stage(contender, own, order.control, slo_s):
+                    asyncio.run(_run_one(visit, arrivals_s, order, replies, pictures))
+                replay.runs.append(summarise(name, seed, replies, plan.seconds, yardstick))
     except KeyboardInterrupt:
         replay.cut_short = "interrupted"
     return replay
 
 
+@dataclass(frozen=True)
+class _Visit:
+    """Who comes to which server, with a cache of whose own, with which realisation of the workload."""
+
+    url: str
+    contender: Contender
+    tenant: str
+    seed: int
+
+
 async def _run_one(
-    url: str, policy: str, tenant: str, seed: int, arrivals_s: Sequence[float], order: Order, replies: list[Reply]
+    visit: _Visit,
+    arrivals_s: Sequence[float],
+    order: Order,
+    replies: list[Reply],
+    pictures: list[tuple[WorkItem, np.ndarray]],
 ) -> None:
-    items = list(islice(workload(seed), len(arrivals_s)))
-    bar = tqdm(total=len(items), desc=f"{policy}, {seed + 1} of {order.seeds}", unit="reply", leave=False, disable=None)
-    async with AsyncClient(url) as client:
+    items = list(islice(workload(visit.seed), order.warm + len(arrivals_s)))
+    what = f"{visit.contender.name}, {visit.seed + 1} of {order.seeds}"
+    wishes: Wishes = {"tenant": visit.tenant}
+    if visit.contender.policy is not None:
+        wishes["policy"] = visit.contender.policy
+    async with AsyncClient(visit.url) as client:
+
+        async def serve(item: WorkItem) -> Picture:
+            own: Wishes = {**wishes, "seed": item.seed}
+            return await client.generate(item.caption, **own)
 
         async def send(index: int) -> Account:
-            picture = await client.generate(items[index].caption, seed=items[index].seed, policy=policy, tenant=tenant)
+            picture = await serve(items[order.warm + index])
+            pictures.append((items[order.warm + index], picture.image))
             return Account.of(picture.outcome)
 
-        with bar:
+        if order.warm:
+            with tqdm(total=order.warm, desc=f"{what}: warming up", leave=False, disable=None) as bar:
+                await _warm_up(serve, items[: order.warm], bar)
+        with tqdm(total=len(arrivals_s), desc=what, unit="reply", leave=False, disable=None) as bar:
             await asyncio.sleep(_SETTLE_S)
             await open_loop(arrivals_s, send, order.drain_s, replies, lambda reply: _advance(bar))
 
 
-async def _warm_up(serve: Callable[[WorkItem], Awaitable[Account]], items: Sequence[WorkItem], bar: tqdm[None]) -> None:
+async def _warm_up(serve: Callable[[WorkItem], Awaitable[Picture]], items: Sequence[WorkItem], bar: tqdm[None]) -> None:
     turn = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(item: WorkItem) -> None:
@@ -187,21 +238,48 @@ def _advance(bar: tqdm[None]) -> None:
 
 def _order(args: argparse.Namespace) -> Order:
     policies = tuple(dict.fromkeys(name.strip() for name in args.policies.split(",") if name.strip()))
-    for name in policies:
-        by_name(name)
+    control = None if args.profile is None else Control(Profile.load(args.profile))
     for name in ("peak", "seconds"):
         if not getattr(args, name) > 0:
             raise InvalidArgument.of(name, getattr(args, name), "more than 0")
     for name, least in (("seeds", 1), ("warm", 0)):
         if getattr(args, name) < least:
             raise InvalidArgument.of(name, getattr(args, name), f"{least} or more")
-    return Order(policies, args.peak, args.seconds, args.seeds, args.warm)
+    entered = contenders(policies, _shares(args.static), control)
+    if args.url and any(each.decided for each in entered):
+        raise InvalidArgument.of(
+            "url", args.url, "nothing, with --static and --profile: they decide a server's settings"
+        )
+    return Order(entered, args.peak, args.seconds, args.seeds, args.warm, control=control)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidArgument.of("static", text, "shares, 0 to 1, with commas between") from None
+
+
+@contextmanager
+def _stage(args: argparse.Namespace) -> Iterator[tuple[str, Site | None]]:
+    """The running server that was named, or one of our own."""
+    if args.url:
+        yield args.url, None
+        return
+    with site(args.model_repository) as own:
+        yield own.url, own
+
+
+def _embedder(repository: Path) -> Embedder | None:
+    """The family's CLIP, where the repository has one."""
+    return Clip(repository, deployment_of(repository).family) if (repository / "embed_text").is_dir() else None
 
 
 def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
     return {
         "trace": args.trace.name,
-        "policies": list(order.policies),
+        "policies": [contender.name for contender in order.contenders],
+        "profile": args.profile.name if args.profile else None,
         "peak": order.peak,
         "seconds": order.seconds,
         "seeds": order.seeds,

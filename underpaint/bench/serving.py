@@ -9,6 +9,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from underpaint.bench.patience import insist
@@ -16,7 +17,7 @@ from underpaint.bench.workload import WorkItem
 from underpaint.cache.location import VARIABLE
 from underpaint.client.pictures import Picture
 from underpaint.client.prompts import PROMPTS
-from underpaint.client.serving import own_server
+from underpaint.client.serving import embedded
 from underpaint.client.sync_client import Client
 from underpaint.deployment import default_repository
 from underpaint.errors import Unsupported
@@ -38,9 +39,25 @@ def server(url: str | None, repository: Path) -> Iterator[str]:
     if url:
         yield url
         return
+    with site(repository) as own:
+        yield own.url
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server of the bench's own: its addresses, and the folder of its store, where its settings lie."""
+
+    url: str
+    metrics_url: str
+    store: Path
+
+
+@contextmanager
+def site(repository: Path) -> Iterator[Site]:
+    """A server that is started on ``repository``, with a store that goes with it."""
     store = tempfile.TemporaryDirectory(prefix="underpaint-bench-")
-    with store as folder, _environment(VARIABLE, folder), own_server(repository) as own:
-        yield own
+    with store as folder, _environment(VARIABLE, folder), embedded(repository) as own:
+        yield Site(own.grpc_url, own.metrics_url, Path(folder))
 
 
 def painter(client: Client) -> Paint:

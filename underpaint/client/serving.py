@@ -8,15 +8,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from underpaint.client.messages import MODEL
 from underpaint.deployment import FILE_NAME, Deployment
 from underpaint.errors import InvalidArgument, Unsupported
 
+if TYPE_CHECKING:
+    from underpaint.server import EmbeddedServer
+
 
 @contextmanager
 def own_server(repository: Path, store: Path | None = None) -> Iterator[str]:
-    """Serve ``repository`` on free ports, with the cache in the folder ``store``; yields the gRPC address.
+    """Serve ``repository`` on free ports, with the cache in the folder ``store``; yields the gRPC address."""
+    with embedded(repository, store) as server:
+        yield server.grpc_url
+
+
+@contextmanager
+def embedded(repository: Path, store: Path | None = None) -> Iterator[EmbeddedServer]:
+    """The server itself, for those who want more of it than its address.
 
     Raises:
         Unsupported: the packages to do so are not installed.
@@ -36,7 +47,7 @@ def own_server(repository: Path, store: Path | None = None) -> Iterator[str]:
         server.start()
     try:
         _say(f"ready at {server.grpc_url} after {time.monotonic() - started:.1f} s")
-        yield server.grpc_url
+        yield server
     finally:
         _say("stopping tritonserver …")
         server.stop()
