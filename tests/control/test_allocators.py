@@ -351,6 +351,20 @@ def test_proteus_shares_what_is_asked_for() -> None:
     assert calm.shares == {"sd35-large": pytest.approx(1)}
 
 
+def test_proteus_in_its_published_form_gives_up_where_queues_leave_no_time() -> None:
+    stuck = Load(1, {"sdxl-lightning": Queue(waiting=1000, arrivals_per_s=1)})
+    found = Proteus(Form.PUBLISHED).allocate(stuck, published("hadis"), FLEET)
+    assert not found.feasible and found.shares == {"sdxl-lightning": 1}
+
+
+def test_diffserve_takes_a_pair_that_was_profiled_together() -> None:
+    assert Diffserve().allocate(Load(1), published("hadis"), FLEET).pair == ("sd35-large-turbo", "sd35-large")
+    assert (
+        Diffserve(pair=("sd35-medium", "sd35-large")).allocate(Load(1), published("hadis"), FLEET).small
+        == "sd35-medium"
+    )
+
+
 def test_static_never_changes() -> None:
     profile = published("hadis")
     first = Static(design_per_s=20).allocate(Load(1), profile, FLEET)

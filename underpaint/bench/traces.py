@@ -62,23 +62,50 @@ def schedule(trace: Trace, peak_per_s: float, seconds: float) -> Schedule:
     return Schedule(seconds / len(trace.demand), tuple(peak_per_s * each / highest for each in trace.demand))
 
 
+def stretched(trace: Trace, low_per_s: float, peak_per_s: float, seconds: float) -> Schedule:
+    """The trace in ``seconds``, its lowest demand as ``low_per_s`` and its highest as ``peak_per_s``, as the artifacts
+    of DiffServe and HADIS make their arrivals of the Azure Functions trace."""
+    lowest, highest = min(trace.demand), max(trace.demand)
+    span = highest - lowest or 1.0
+    rates = tuple(low_per_s + (peak_per_s - low_per_s) * (each - lowest) / span for each in trace.demand)
+    return Schedule(seconds / len(rates), rates)
+
+
+def read_arrivals_s(path: Path) -> list[float]:
+    """When requests came, rising, of a file in the first format; for its errors see ``read_trace``."""
+    lines = _lines(path)
+    if _summed_up(lines):
+        raise InvalidArgument.of("trace", str(path), "a file of arrivals, or one with a peak to scale it to")
+    arrivals = sorted(each / 1000 for each in _arrivals_ms(path, lines))
+    if not arrivals:
+        raise InvalidArgument.of("trace", str(path), "one with requests in it")
+    return arrivals
+
+
 def read_trace(path: Path) -> Trace:
     """
     Raises:
         NotFound: there is no such file.
         InvalidArgument: it is in neither format, or holds no demand.
     """
+    lines = _lines(path)
+    demand = _invocations(path, lines) if _summed_up(lines) else _count(_arrivals_ms(path, lines))
+    if not demand or not max(demand) > 0:
+        raise InvalidArgument.of("trace", str(path), "one with requests in it")
+    return Trace(path.stem, tuple(demand))
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise NotFound(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidArgument.of("trace", str(path), "a text file") from None
-    summed_up = bool(lines) and "invocations" in lines[0].split(",")
-    demand = _invocations(path, lines) if summed_up else _count(_arrivals_ms(path, lines))
-    if not demand or not max(demand) > 0:
-        raise InvalidArgument.of("trace", str(path), "one with requests in it")
-    return Trace(path.stem, tuple(demand))
+
+
+def _summed_up(lines: Sequence[str]) -> bool:
+    return bool(lines) and "invocations" in lines[0].split(",")
 
 
 def _invocations(path: Path, lines: Sequence[str]) -> list[float]:

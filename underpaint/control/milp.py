@@ -47,6 +47,8 @@ class Program:
         Raises:
             Internal: the solver failed, or found nothing in time.
         """
+        if not self.costs:  # which HiGHS has no answer to
+            return [] if all(lower <= 0 <= upper for _, lower, upper in self.rows) else None
         solver = highspy.Highs()
         for option, value in (
             ("output_flag", False),

@@ -215,6 +215,12 @@ def read_configurations(data: Path) -> list[Cascade]:
         ]
 
 
+def hadis_confidences(variant: str, data: Path) -> np.ndarray:
+    """Float [prompts, 4]: HADIS' discriminator on single images of ``variant``, as P(real)."""
+    path = _existing(data / "hadis" / f"scores_model_{_NAMES.index(variant)}.txt")
+    return np.loadtxt(path, usecols=1).reshape(-1, IMAGES_A_PROMPT)
+
+
 # MoDM -----------------------------------------------------------------------------------------------------------
 
 

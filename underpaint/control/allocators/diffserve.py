@@ -23,14 +23,21 @@ class Diffserve(Allocator):
     name = "diffserve"
 
     def __init__(self, form: Form = Form.CORRECTED, pair: tuple[str, str] | None = None) -> None:
-        """``pair``: small and large; default: the lightest and the heaviest variant of the profile."""
+        """``pair``: small and large; default: the heaviest variant and the lightest whose mixture with it was profiled,
+        or simply the lightest."""
         self._form, self._pair = form, pair
 
     def allocate(self, load: Load, profile: Profile, fleet: Fleet, present: Allocation | None = None) -> Allocation:
-        small, large = self._pair or (profile.lightest.name, profile.heaviest.name)
+        small, large = self._pair or _default_pair(profile)
         if self._form == Form.PUBLISHED:
             return _published(load, profile, fleet, small, large)
         return splits.allocate(self.name, _deferrals(profile, small, large), load, profile, fleet, present)
+
+
+def _default_pair(profile: Profile) -> tuple[str, str]:
+    order, large = [each.name for each in profile.variants], profile.heaviest.name
+    mixed = [mix.small for mix in profile.mixes if mix.large == large]
+    return min(mixed, key=order.index, default=order[0]), large
 
 
 def _deferrals(profile: Profile, small: str, large: str) -> list[Cascade]:

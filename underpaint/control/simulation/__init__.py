@@ -1,0 +1,1 @@
+"""The simulator: the server's policies and the monitor's allocators, on as many devices as one likes to imagine."""
