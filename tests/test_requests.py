@@ -17,13 +17,14 @@ from underpaint.requests import (
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     OUTPUT_FORMATS,
+    SERVICE_CLASSES,
     GenerateRequest,
     input_fields,
     python_type,
 )
 
 NAMES = [f.name for f in fields(GenerateRequest)]
-INTEGERS = ["num_inference_steps", "seed", "width", "height", "deadline_ms"]
+INTEGERS = ["num_inference_steps", "seed", "width", "height", "deadline_ms", "slo_ms"]
 TEXTS = [
     "prompt",
     "negative_prompt",
@@ -34,6 +35,7 @@ TEXTS = [
     "request_id",
     "cache",
     "tenant",
+    "service_class",
 ]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -55,6 +57,8 @@ IN_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "output_format": st.sampled_from(OUTPUT_FORMATS),
     "request_id": REQUEST_ID,
     "deadline_ms": st.integers(1, MAX_DEADLINE_MS),
+    "slo_ms": st.integers(1, MAX_DEADLINE_MS),
+    "service_class": st.sampled_from(SERVICE_CLASSES),
     "cache": st.sampled_from(CACHE_MODES),
     "tenant": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
     "previews": st.booleans(),
@@ -73,6 +77,8 @@ OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "tenant": st.sampled_from(["", " ", "a b", "a/b", "../a", ".a", "größe", "a\n", "a:b", "x" * 65]),
     "request_id": st.sampled_from(["", " ", "a b", 'a"b', "a\n", "x" * 129, "a/b"]),
     "deadline_ms": st.integers(max_value=0) | st.integers(MAX_DEADLINE_MS + 1),
+    "slo_ms": st.integers(max_value=0) | st.integers(MAX_DEADLINE_MS + 1),
+    "service_class": TEXT.filter(lambda text: text not in SERVICE_CLASSES),
 }
 
 WRONG_TYPE: dict[str, st.SearchStrategy[Any]] = {
@@ -196,7 +202,7 @@ def test_a_request_cannot_be_changed_under_way() -> None:
 
 
 def test_every_field_but_the_parameters_travels_as_a_tensor() -> None:
-    parameters = ("tenant", "previews", "request_id", "deadline_ms")
+    parameters = ("tenant", "previews", "request_id", "deadline_ms", "slo_ms", "service_class")
     assert [f.name for f in input_fields()] == [name for name in NAMES if name not in parameters]
 
 

@@ -37,6 +37,19 @@ class Unavailable(UnderpaintError):
     status = "UNAVAILABLE"
 
 
+class Overloaded(Unavailable):
+    """There is more work than can be done in the time that was promised; ``retry_after_s`` says when to come back."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @classmethod
+    def of(cls, slo_ms: int, backlog_s: float, retry_after_s: float) -> Overloaded:
+        why = f"slo_ms: {slo_ms} ms cannot be kept, {backlog_s * 1e3:.0f} ms of work go first"
+        return cls(f"{why}; retry after {retry_after_s:.1f} s", retry_after_s)
+
+
 class DeadlineExceeded(Unavailable):
     """The request's own deadline passed before its image was done. Triton has no status of its own for it."""
 

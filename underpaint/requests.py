@@ -18,6 +18,8 @@ from underpaint.errors import InvalidArgument
 MAX_PROMPT_CHARACTERS = 4096
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1000  # a day; much longer ones would not fit into int64 nanoseconds
+# From the first to give way to the last: best_effort leaves half of its time to others, premium is late, not refused.
+SERVICE_CLASSES = ("best_effort", "standard", "premium")
 OUTPUT_FORMATS = ("tensor", "png", "none")
 # Whether a request may start from what others left in the cache, and whether it leaves something there itself.
 # ``reproducible`` also ignores everything else that changes from one moment to the next, such as the load, when it
@@ -57,6 +59,10 @@ class GenerateRequest:
     previews: bool = parameter("whether generate_stream shows the image while it appears", True)
     request_id: str | None = parameter("a name of your own, by which the request can be cancelled")
     deadline_ms: int | None = parameter("give up when the image is not done this many milliseconds after arrival")
+    slo_ms: int | None = parameter("a promise to keep: do with less, or refuse, rather than take longer than this")
+    service_class: str = parameter(
+        f"who gives way first when not every slo_ms can be kept: {', '.join(SERVICE_CLASSES)}", "standard"
+    )
 
     def __post_init__(self) -> None:
         _check_prompt("prompt", self.prompt, required=True)
@@ -66,6 +72,9 @@ class GenerateRequest:
         _check_range("height", self.height, 1, None)
         _check_range("seed", self.seed, 0, MAX_SEED)
         _check_range("deadline_ms", self.deadline_ms, 1, MAX_DEADLINE_MS)
+        _check_range("slo_ms", self.slo_ms, 1, MAX_DEADLINE_MS)
+        if self.service_class not in SERVICE_CLASSES:
+            raise InvalidArgument.of("service_class", self.service_class, ", ".join(SERVICE_CLASSES))
         _check_guidance(self.guidance_scale)
         if self.output_format not in OUTPUT_FORMATS:
             raise InvalidArgument.of("output_format", self.output_format, ", ".join(OUTPUT_FORMATS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from underpaint.client.address import Address
-from underpaint.errors import Cancelled, DeadlineExceeded, Unavailable, UnderpaintError, from_status
+from underpaint.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable, UnderpaintError, from_status
 
 # Triton has no status for a missed deadline, and over HTTP none for a cancelled request; our phrases tell.
 _PHRASES: dict[str, type[UnderpaintError]] = {
@@ -19,7 +19,8 @@ def of_server(status: str, message: str) -> UnderpaintError:
     for phrase, kind in _PHRASES.items():
         if re.match(phrase, message):
             return kind(message)
-    return from_status(status, message)
+    overloaded = re.match(r"slo_ms: .*; retry after ([\d.]+) s$", message)
+    return Overloaded(message, float(overloaded.group(1))) if overloaded else from_status(status, message)
 
 
 def no_server(address: Address) -> Unavailable:

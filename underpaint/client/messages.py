@@ -39,6 +39,8 @@ class Wishes(TypedDict, total=False):
     tenant: str
     request_id: str | None
     deadline_ms: int | None
+    slo_ms: int | None
+    service_class: str
     previews: bool
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from underpaint import policies
 from underpaint.deployment import Deployment, Sampling, draw_seed
-from underpaint.errors import InvalidArgument, NotFound, Unavailable, Unsupported
-from underpaint.evidence import Absence, Miss
+from underpaint.errors import InvalidArgument, NotFound, Overloaded, Unavailable, Unsupported
+from underpaint.evidence import Absence, Evidence, Miss
 from underpaint.front_door.attendance import Attendant
 from underpaint.front_door.cache_client import CacheClient
 from underpaint.front_door.cascade import Cascade
@@ -36,7 +36,9 @@ from underpaint.front_door.sources import SourceLost, Sources
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.transport import Transport
 from underpaint.front_door.turnstile import Turnstile
+from underpaint.front_door.workload import Work, Workload
 from underpaint.policies import Escalate, Finished, Noise, Plan, Policy, Settings
+from underpaint.policies.admission import Admitted, Room, admit
 from underpaint.requests import GenerateRequest
 
 _log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class FrontDoor:
         self._settings = settings or Settings.of(deployment)
         self._registry = Registry(self._limits.capacity)
         self._painters = Turnstile(self._limits.concurrency)
+        self._workload = Workload()
         self.denoisers = Denoisers(transport)
         self.tally = Tally()
         self._attendant = Attendant(self.denoisers, self._limits.timeout_s, self._limits.attend_every_s)
@@ -101,19 +104,21 @@ class FrontDoor:
             UnderpaintError: with the status that the caller gets.
         """
         policy, settings = self._validate(request), self._settings
+        self.tally.arrivals[policy.name,] += 1
         # A seed of its own from the beginning: whatever is painted again starts from the same noise.
         request = replace(request, seed=draw_seed() if request.seed is None else request.seed)
         with self._registry.admit(_visit(request, hung_up)) as visit:
             gathering = self._gatherer.gather(policy, request, settings, visit, in_flight=len(self._registry))
             evidence = await self._attendant.attend(gathering, visit)
-            plan, cascade = policy.plan(request, evidence, settings), Cascade()
+            admitted, cascade = self._plan(policy, request, evidence, settings, visit), Cascade()
+            plan = admitted.plan
             while True:
                 try:
-                    job = await self._attendant.attend(self._prepare(policy, plan, request, settings, visit), visit)
-                    painting = await self._attendant.attend(self._paint(job, visit), visit)
+                    job, painting = await self._carry_out(plan, policy, admitted.request, settings, visit)
                 except SourceLost as lost:  # a request can always do without
                     evidence = evidence.without_matches(lost.absence)
-                    plan = policy.plan(request, evidence, settings)
+                    admitted = self._plan(policy, request, evidence, settings, visit)
+                    plan = admitted.plan
                     continue
                 except Unavailable as failure:
                     job, painting = cascade.give_up(failure, visit)
@@ -121,13 +126,13 @@ class FrontDoor:
                 if policy.judges and plan.then is not None:
                     judging = self._scoring.judge(request, painting, visit)
                     cascade.confidence = await self._attendant.attend(judging, visit)
-                time_left_s = None if request.reproducible else visit.time_left_s()
+                time_left_s = None if request.reproducible else visit.promise_left_s()
                 verdict = policy.after(plan, cascade.confidence, time_left_s, settings)
                 if not isinstance(verdict, Escalate):
                     cascade.fallback = verdict.fallback
                     break
                 plan = cascade.escalate(verdict.plan, job, painting, visit)
-        reply = reply_to(visit, policy, evidence, job, painting, self._deployment, cascade)
+        reply = reply_to(visit, policy, evidence, job, painting, self._deployment, cascade, admitted.downgrade)
         self.tally.count(reply.outcome)
         return reply
 
@@ -195,6 +200,27 @@ class FrontDoor:
             raise Unsupported(f"policy {policy.name}: the deployment has no discriminator")
         return policy
 
+    def _plan(
+        self, policy: Policy, request: GenerateRequest, evidence: Evidence, settings: Settings, visit: Visit
+    ) -> Admitted:
+        """What ``policy`` wants, or what can be done of it in time. Raises Overloaded."""
+        plan = policy.plan(request, evidence, settings)
+        room = Room(self._workload.backlog_s(), visit.waited_s(), self._workload.work_s)
+        try:
+            return admit(policy, plan, request, evidence, settings, room)
+        except Overloaded:
+            self.tally.refusals[request.service_class,] += 1
+            raise
+
+    async def _carry_out(
+        self, plan: Plan, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit
+    ) -> tuple[Job, Painting]:
+        """Raises SourceLost."""
+        steps = settings.steps(request, plan.variant) - plan.skipped
+        with self._workload.job(plan.variant, steps) as work:
+            job = await self._attendant.attend(self._prepare(policy, plan, request, settings, visit), visit)
+            return job, await self._attendant.attend(self._paint(job, visit, work), visit)
+
     async def _prepare(
         self, policy: Policy, plan: Plan, request: GenerateRequest, settings: Settings, visit: Visit
     ) -> Job:
@@ -204,14 +230,15 @@ class FrontDoor:
         remembers = request.writes_cache and self._deployment.embedder
         return Job(plan, request, sampling, source, policy.keep(request, plan, settings) if remembers else None)
 
-    async def _paint(self, job: Job, visit: Visit) -> Painting:
+    async def _paint(self, job: Job, visit: Visit, work: Work) -> Painting:
         """Wait for a place among those who paint, and paint. Raises SourceLost."""
         if isinstance(job.plan.start, Finished) and job.source is not None:
             return Painting.finished(job.source)
         async with self._painters.place(visit.due_ns):
             visit.paint_with(job.plan.variant)
             try:
-                painting = await paint(self._transport, job, self._attendant.errand(visit))
+                with self._workload.running(work):
+                    painting = await paint(self._transport, job, self._attendant.errand(visit))
             except InvalidArgument as refused:
                 if job.source is None:
                     raise
@@ -239,4 +266,5 @@ class FrontDoor:
 def _visit(request: GenerateRequest, hung_up: Callable[[], bool]) -> Visit:
     arrived_ns = time.monotonic_ns()
     deadline_ns = None if request.deadline_ms is None else arrived_ns + request.deadline_ms * 1_000_000
-    return Visit(request.request_id or uuid.uuid4().hex, arrived_ns, deadline_ns, hung_up)
+    promise_ns = None if request.slo_ms is None else arrived_ns + request.slo_ms * 1_000_000
+    return Visit(request.request_id or uuid.uuid4().hex, arrived_ns, deadline_ns, hung_up, promise_ns)

@@ -70,7 +70,8 @@ class Outcome:
     Under a cascade, ``router_score`` is the chance that the small variant fails at the prompt, and ``confidence`` the
     chance that its image was as told, both as foreseen; None where nobody was asked or no answer came in time.
     ``escalated_from``: the small variant's painting, where it was painted again. ``fallback``: why an image is given
-    that nobody vouches for (``policies.Fallback``).
+    that nobody vouches for (``policies.Fallback``). ``downgrade``: what was done with less of, so that ``slo_ms`` could
+    be kept (``policies.admission.Downgrade``).
     """
 
     request_id: str
@@ -97,6 +98,7 @@ class Outcome:
     escalated: bool = False
     escalated_from: First | None = None
     fallback: str | None = None
+    downgrade: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)

@@ -19,7 +19,7 @@ class Visit:
 
     Attributes:
         request_id: unique among the visits of the moment.
-        arrived_ns, deadline_ns: monotonic nanoseconds.
+        arrived_ns, deadline_ns, promise_ns: monotonic nanoseconds; when it came, is given up, and should be done.
         hung_up: asks whether the caller has gone; a cancellation by id counts as well.
         variant, painting_since_ns: which denoiser works on it at the moment, if any, and since when.
         withdrawn: cancelled by id.
@@ -31,6 +31,7 @@ class Visit:
     arrived_ns: int
     deadline_ns: int | None
     hung_up: Callable[[], bool]
+    promise_ns: int | None = None
     variant: str | None = None
     painting_since_ns: int = field(default=0, init=False)
     withdrawn: bool = field(default=False, init=False)
@@ -40,8 +41,8 @@ class Visit:
     @property
     def due_ns(self) -> int:
         """When it should be done, for the sake of ordering; one without a deadline is patient, but not for ever."""
-        late = self.arrived_ns + _PATIENCE_NS
-        return late if self.deadline_ns is None else min(self.deadline_ns, late)
+        limits = (self.arrived_ns + _PATIENCE_NS, self.deadline_ns, self.promise_ns)
+        return min(limit for limit in limits if limit is not None)
 
     def paint_with(self, variant: str) -> None:
         """From now on ``variant`` works on it."""
@@ -60,7 +61,17 @@ class Visit:
         return self.withdrawn or self.hung_up()
 
     def time_left_s(self) -> float | None:
+        """To the deadline."""
         return None if self.deadline_ns is None else (self.deadline_ns - time.monotonic_ns()) / 1e9
+
+    def promise_left_s(self) -> float | None:
+        """To the deadline or to what was promised, whichever comes first."""
+        limits = [limit for limit in (self.deadline_ns, self.promise_ns) if limit is not None]
+        return (min(limits) - time.monotonic_ns()) / 1e9 if limits else None
+
+    def waited_s(self) -> float:
+        """Since it came."""
+        return (time.monotonic_ns() - self.arrived_ns) / 1e9
 
 
 class Registry:

@@ -16,6 +16,7 @@ from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
 from underpaint.policies import Finished, Noise, Policy
+from underpaint.policies.admission import Downgrade
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,10 @@ def reply_to(
     painting: Painting,
     deployment: Deployment,
     cascade: Cascade,
+    downgrade: Downgrade | None,
 ) -> Reply:
     """Everything that happened to a request, in one place."""
-    outcome = _outcome(visit, policy, evidence, job, painting, deployment, cascade)
+    outcome = _outcome(visit, policy, evidence, job, painting, deployment, cascade, downgrade)
     keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
     return Reply(painting.image, outcome, keepsake)
 
@@ -50,6 +52,7 @@ def _outcome(
     painting: Painting,
     deployment: Deployment,
     cascade: Cascade,
+    downgrade: Downgrade | None,
 ) -> Outcome:
     sampling, start = job.sampling, job.plan.start
     steps_skipped = sampling.num_inference_steps - painting.steps_run
@@ -79,6 +82,7 @@ def _outcome(
         escalated=cascade.escalated,
         escalated_from=_first(*cascade.first) if cascade.first and cascade.escalated else None,
         fallback=cascade.fallback,
+        downgrade=downgrade,
     )
 
 

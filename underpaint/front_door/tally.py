@@ -22,6 +22,7 @@ def _says(help: str, *labels: str) -> dict[str, Any]:
 class Tally:
     """Counters since start. Each field is one metric, and says what it counts and by which labels."""
 
+    arrivals: Counts = field(default_factory=Counter, metadata=_says("Requests that came and made sense", "policy"))
     requests: Counts = field(default_factory=Counter, metadata=_says("Requests answered with an image", "policy"))
     hits: Counts = field(default_factory=Counter, metadata=_says("Requests that started from the cache", "policy"))
     misses: Counts = field(
@@ -46,6 +47,13 @@ class Tally:
     escalations: Counts = field(
         default_factory=Counter, metadata=_says("Requests painted again by a larger variant", "policy")
     )
+    downgrades: Counts = field(
+        default_factory=Counter, metadata=_says("Requests done with less, to keep their promise", "kind")
+    )
+    refusals: Counts = field(
+        default_factory=Counter,
+        metadata=_says("Requests refused, since their promise could not be kept", "service_class"),
+    )
     fallbacks: Counts = field(
         default_factory=Counter, metadata=_says("Requests answered with an image that was not vouched for", "reason")
     )
@@ -67,6 +75,8 @@ class Tally:
         if outcome.escalated_from is not None:
             self.escalations[outcome.policy,] += 1
             self.steps_run[outcome.policy, outcome.escalated_from.variant] += outcome.escalated_from.steps_run
+        if outcome.downgrade is not None:
+            self.downgrades[outcome.downgrade,] += 1
         if outcome.fallback is not None:
             self.fallbacks[outcome.fallback,] += 1
         self.steps_run[outcome.policy, outcome.variant] += outcome.steps_run

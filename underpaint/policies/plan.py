@@ -65,6 +65,12 @@ class Plan:
     start: Start
     then: Escalation | None = None
 
+    @property
+    def skipped(self) -> int:
+        """Steps that need not be run, where any are."""
+        start = self.start
+        return start.skip if isinstance(start, CachedImage) else start.step if isinstance(start, CachedLatents) else 0
+
 
 @dataclass(frozen=True)
 class Escalation:
