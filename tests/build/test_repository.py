@@ -110,7 +110,8 @@ def test_rendering_twice_gives_the_same(tmp_path: Path, other_repository: Path) 
 def test_every_model_of_the_design_is_there(configs: Mapping[str, ModelConfig]) -> None:
     parts = ["_text_encoder", "_unet", "_denoiser", "_vae_encoder", "_vae_decoder", "", "_refine", "_resume"]
     expected = {variant.name + part for variant in RECIPE.variants for part in parts}
-    assert set(configs) == expected | {"tiny_tokenizer", "generate", "generate_stream", "cache", *EMBEDDERS}
+    shared = {"tiny_tokenizer", "tiny_embed_prompt", "generate", "generate_stream", "cache", *EMBEDDERS}
+    assert set(configs) == expected | shared
 
 
 def test_every_config_is_complete_without_auto_completion(configs: Mapping[str, ModelConfig]) -> None:
@@ -223,7 +224,7 @@ def ensembles(configs: Mapping[str, ModelConfig]) -> list[ModelConfig]:
 
 
 def test_ensembles_join_models_that_fit(configs: Mapping[str, ModelConfig]) -> None:
-    assert len(ensembles(configs)) == len(PIPELINES) * len(RECIPE.variants)
+    assert len(ensembles(configs)) == len(PIPELINES) * len(RECIPE.variants) + 1, "and the way of a prompt"
     for ensemble in ensembles(configs):
         assert faults(ensemble, configs) == [], ensemble.name
 

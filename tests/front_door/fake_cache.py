@@ -46,25 +46,28 @@ class FakeCache:
     Attributes:
         matches: what every lookup finds, as far as its ``max_generation`` allows.
         images, latents: what fetches give, by entry id, and for latents step.
+        along: whether images come along with lookups that ask for them.
         failures: what some operations, or embedders, raise.
         hanging: operations, or embedders, that do not answer until ``wake`` is set.
-        lookups: the inputs of each, and ``asked`` every operation and embedder, in order.
+        lookups: the inputs of each, and ``asked`` every operation and embedder, in order; ``inserts``: how many
+            entries came with each.
         log: what the door complained of.
     """
 
     matches: list[Match] = field(default_factory=list)
     images: dict[int, np.ndarray] = field(default_factory=lambda: {1: IMAGE})
     latents: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    along: bool = False
     failures: dict[str, Exception] = field(default_factory=dict)
     hanging: set[str] = field(default_factory=set)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     lookups: list[dict[str, Any]] = field(default_factory=list)
     inserted: list[Inserted] = field(default_factory=list)
+    inserts: list[int] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
-    _prompts: list[str] = field(default_factory=list)
 
-    models = ("cache", "embed_text", "embed_image", "two_tokenizer")
+    models = ("cache", "two_embed_prompt", "embed_image", "two_tokenizer")
 
     async def infer(self, model: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         what = inputs["op"].item().decode() if model == "cache" else model
@@ -78,15 +81,15 @@ class FakeCache:
 
     def _two_tokenizer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert inputs["prompt"].shape == inputs["negative_prompt"].shape == (1, 1)
-        self._prompts.append(inputs["prompt"].item().decode())
-        return {"input_ids": np.array([[len(self._prompts) - 1]], np.int32)}
+        return {"input_ids": np.array([[1, 2, 3]], np.int32)}
 
-    def _embed_text(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"embedding": vector(self._prompts[inputs["input_ids"].item()])[None]}
+    def _two_embed_prompt(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert inputs["prompt"].shape == (1, 1)
+        return {"embedding": vector(inputs["prompt"].item().decode())[None]}
 
     def _embed_image(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert (inputs["image"].dtype, inputs["image"].ndim) == (np.uint8, 4)
-        return {"embedding": vector(f"image {inputs['image'].flat[0]}")[None]}
+        return {"embedding": np.stack([vector(f"image {image.flat[0]}") for image in inputs["image"]])}
 
     def _lookup(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert inputs["embedding"].shape == (DIMENSIONS,)
@@ -94,7 +97,10 @@ class FakeCache:
         self.lookups.append({**asked, "embedding": inputs["embedding"]})
         (limit,) = asked["max_generation"]
         found = [{**asdict(match), "newer": "field"} for match in self.matches if match.generation <= limit]
-        return {"matches": np.array([json.dumps(found).encode()], np.object_)}
+        answer = {"matches": np.array([json.dumps(found).encode()], np.object_)}
+        if "image_from" in inputs and self.along and found[0]["similarity"] >= inputs["image_from"].item():
+            answer["image"] = self.images[found[0]["entry_id"]]
+        return answer
 
     def _fetch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         (entry_id,) = inputs["entry_id"].tolist()
@@ -106,12 +112,16 @@ class FakeCache:
             raise NotFound(f"entry {entry_id} has gone") from None
 
     def _insert(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name in ("image_embedding", "text_embedding"):
-            if inputs[name].shape != (DIMENSIONS,):
-                raise InvalidArgument.of(name, inputs[name].shape, "[D]")
-        latents = inputs.get("latents")
-        steps = tuple(inputs["latents_steps"].tolist()) if latents is not None else ()
-        entry = json.loads(inputs["entry"].item())
-        vectors = inputs["image_embedding"], inputs["text_embedding"]
-        self.inserted.append(Inserted(entry, inputs["image"], *vectors, latents, steps))
-        return {"entry_id": np.array([len(self.inserted)], np.int64)}
+        count = len(inputs["entry"])
+        for name in ("image_embeddings", "text_embeddings"):
+            if inputs[name].shape != (count, DIMENSIONS):
+                raise InvalidArgument.of(name, inputs[name].shape, "[n, D]")
+        ends = np.cumsum(inputs.get("latents_counts", np.zeros(count, np.int32)))[:-1]
+        latents = np.split(inputs.get("latents", np.empty((0, 1, 1, 1), np.float32)), ends)
+        steps = np.split(inputs.get("latents_steps", np.empty(0, np.int32)), ends)
+        rows = (inputs[name] for name in ("images", "image_embeddings", "text_embeddings"))
+        for entry, *arrays, states, own in zip(inputs["entry"], *rows, latents, steps, strict=True):
+            captured = states if len(own) else None
+            self.inserted.append(Inserted(json.loads(entry), *arrays, captured, tuple(own.tolist())))
+        self.inserts.append(count)
+        return {"entry_id": np.arange(len(self.inserted) - count, len(self.inserted)) + 1}

@@ -89,6 +89,24 @@ def test_retrieval_returns_what_is_there() -> None:
     assert reply.keepsake is None
 
 
+@pytest.mark.parametrize("policy", ["modm", "retrieval", "random-source"])
+def test_the_image_of_a_hit_comes_along_with_the_lookup(policy: str) -> None:
+    server = knowing(a_match(0.96), along=True)
+    outcome = serve(server, circle(policy)).outcome
+    assert outcome.source is not None
+    assert "fetch" not in server.cache.asked
+    if server.calls:
+        np.testing.assert_array_equal(server.calls[0].inputs["image"], IMAGE[None])
+
+
+def test_an_image_comes_along_only_where_it_will_be_used() -> None:
+    for policy in ("modm", "nirvana"):
+        server = knowing(a_match(0.5, steps=STEPS), along=True)
+        serve(server, circle(policy))
+        (lookup,) = server.cache.lookups
+        assert lookup.get("image_from") == ([pytest.approx(0.6)] if policy == "modm" else None)
+
+
 def test_retrieval_does_not_wait_for_those_who_paint() -> None:
     server = FakeServer(slow=frozenset({"big"}), cache=FakeCache(matches=[a_match(0.96)]))
 
@@ -186,7 +204,7 @@ def test_a_fetch_that_costs_more_than_it_saves_is_not_made_twice() -> None:
 
 
 def test_time_is_told_by_stage() -> None:
-    server = knowing(a_match(0.85), hanging={"embed_text", "lookup", "fetch"})
+    server = knowing(a_match(0.85), hanging={"two_embed_prompt", "lookup", "fetch"})
 
     async def scenario() -> Reply:
         asyncio.get_running_loop().call_later(0.02, server.cache.wake.set)
@@ -239,7 +257,7 @@ def test_an_entry_evicted_in_between_is_a_miss(policy: str) -> None:
     assert "fetch" in server.cache.asked
 
 
-@pytest.mark.parametrize("broken", ["two_tokenizer", "embed_text", "lookup", "fetch"])
+@pytest.mark.parametrize("broken", ["two_embed_prompt", "lookup", "fetch"])
 @pytest.mark.parametrize(
     "failure", [Unavailable("cache: no such model"), Internal("SQLite is locked"), KeyError("a defect of ours")]
 )
@@ -250,7 +268,7 @@ def test_a_cache_that_is_down_costs_nothing_but_a_miss(policy: str, broken: str,
     assert len(server.cache.log) == 1
 
 
-@pytest.mark.parametrize("slow", ["two_tokenizer", "embed_text", "lookup", "fetch"])
+@pytest.mark.parametrize("slow", ["two_embed_prompt", "lookup", "fetch"])
 @pytest.mark.parametrize("policy", ["modm", "nirvana", "retrieval"])
 def test_a_cache_that_is_slow_is_not_waited_for(policy: str, slow: str) -> None:
     server = knowing(a_match(0.99, steps=STEPS), latents=ALL_LATENTS, hanging={slow})
@@ -460,7 +478,7 @@ def test_modm_remembers_an_image() -> None:
     np.testing.assert_array_equal(np.unique(kept.image), [1])
     np.testing.assert_array_equal(kept.image_embedding, vector("image 1"))
     np.testing.assert_array_equal(kept.text_embedding, vector("a red circle"))
-    assert Counter(server.cache.asked)["embed_text"] == 1  # the lookup's is good for the insert too
+    assert Counter(server.cache.asked)["two_embed_prompt"] == 1  # the lookup's is good for the insert too
 
 
 def test_nirvana_remembers_latents_as_well() -> None:
@@ -499,8 +517,27 @@ def test_cache_large_forgets_what_the_small_variant_refined() -> None:
 def test_what_was_written_only_is_embedded_in_the_background() -> None:
     server = knowing()
     remembered(server, circle("modm", cache="write"))
-    assert server.cache.asked == ["two_tokenizer", "embed_text", "embed_image", "insert"]
+    assert server.cache.asked == ["two_embed_prompt", "embed_image", "insert"]
     np.testing.assert_array_equal(server.cache.inserted[0].text_embedding, vector("a red circle"))
+
+
+def test_what_waits_together_is_inserted_together() -> None:
+    server = knowing()
+
+    async def scenario() -> None:
+        door = open_door(server, CALIBRATED)
+        requests = [circle("nirvana" if number % 3 else "modm", seed=number) for number in range(12)]
+        for reply in [await door.serve(request) for request in requests]:
+            door.remember(reply)
+        await door.drain(5.0)
+
+    run(scenario())
+    assert sum(server.cache.inserts) == 12
+    assert len(server.cache.inserts) == Counter(server.cache.asked)["embed_image"] < 12
+    for number, kept in enumerate(server.cache.inserted):
+        assert kept.entry["seed"] == number
+        assert kept.latents_steps == (STEPS if number % 3 else ())
+        np.testing.assert_array_equal(kept.image_embedding, vector(f"image {kept.image.flat[0]}"))
 
 
 @pytest.mark.parametrize("broken", ["embed_image", "insert"])

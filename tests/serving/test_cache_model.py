@@ -8,7 +8,7 @@ import re
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +51,29 @@ def call(server: Any, op: str, **tensors: Any) -> dict[str, np.ndarray]:
 
 
 def insert(server: Any, new: NewEntry, **changes: Any) -> int:
-    described = {name: getattr(new, name) for name in DESCRIBED}
+    (entry_id,) = insert_all(server, [new], **changes)
+    return entry_id
+
+
+def insert_all(server: Any, new: Sequence[NewEntry], **changes: Any) -> list[int]:
     tensors: dict[str, Any] = {
-        "entry": json.dumps(described),
-        "image": new.image,
-        "image_embedding": new.image_embedding,
-        "text_embedding": new.text_embedding,
+        "entry": np.array([described(each).encode() for each in new], np.object_),
+        "images": np.stack([each.image for each in new]),
+        "image_embeddings": np.stack([each.image_embedding for each in new]),
+        "text_embeddings": np.stack([each.text_embedding for each in new]),
     }
-    if new.latents:
+    latents = [each.latents[step] for each in new for step in each.steps]
+    if latents:
         tensors |= {
-            "latents": np.stack([new.latents[step] for step in new.steps]),
-            "latents_steps": np.array(new.steps, np.int32),
+            "latents": np.stack(latents),
+            "latents_steps": np.array([step for each in new for step in each.steps], np.int32),
+            "latents_counts": np.array([len(each.steps) for each in new], np.int32),
         }
-    return int(call(server, "insert", **{**tensors, **changes})["entry_id"].item())
+    return call(server, "insert", **{**tensors, **changes})["entry_id"].tolist()
+
+
+def described(new: NewEntry, **changes: Any) -> str:
+    return json.dumps({name: getattr(new, name) for name in DESCRIBED} | changes)
 
 
 def lookup(server: Any, space: str, scope: str, embedding: np.ndarray, **tensors: Any) -> list[dict[str, Any]]:
@@ -130,6 +140,38 @@ def test_the_best_come_first_and_generations_can_be_left_out(server: Any) -> Non
     )
     assert [m["entry_id"] for m in matches] == sorted(cosines, key=lambda each: -cosines[each])[:5]
     assert [m["similarity"] for m in matches] == pytest.approx([cosines[m["entry_id"]] for m in matches], abs=1e-5)
+
+
+def test_several_go_in_at_once(server: Any) -> None:
+    new = [entry(20, "several"), entry(21, "several", steps=()), entry(22, "several", steps=(5,))]
+    ids = insert_all(server, new)
+    assert ids == list(range(ids[0], ids[0] + 3))
+    for entry_id, each in zip(ids, new, strict=True):
+        (match,) = lookup(server, "image", each.image_scope, each.image_embedding)
+        assert (match["entry_id"], tuple(match["steps"])) == (entry_id, each.steps)
+        assert np.array_equal(fetch(server, entry_id)["image"], each.image)
+        assert all(np.array_equal(fetch(server, entry_id, s)["latents"], each.latents[s]) for s in each.steps)
+
+
+def test_all_or_none_go_in(server: Any) -> None:
+    before = json.loads(call(server, "stats")["stats"].item())["entries"]
+    new = [entry(23, "several"), entry(24, "several")]
+    wrong = np.array([described(new[0]).encode(), described(new[1], seed=-1).encode()], np.object_)
+    with pytest.raises(InferenceServerException, match="seed: got -1"):
+        insert_all(server, new, entry=wrong)
+    assert json.loads(call(server, "stats")["stats"].item())["entries"] == before
+
+
+@pytest.mark.parametrize("image_from, comes", [(0.99, True), (1.01, False)])
+def test_the_image_of_the_best_comes_along_if_it_is_good_enough(server: Any, image_from: float, comes: bool) -> None:
+    new = entry(25, "along")
+    insert(server, new)
+    asked = {"space": "image", "scope": new.image_scope, "embedding": new.image_embedding}
+    outputs = call(server, "lookup", **asked, image_from=np.array([image_from], np.float32))
+    assert len(json.loads(outputs["matches"].item())) == 1
+    assert ("image" in outputs) == comes
+    if comes:
+        assert np.array_equal(outputs["image"], new.image)
 
 
 def test_an_image_alone_is_enough(server: Any) -> None:
@@ -234,8 +276,10 @@ def test_bad_requests_name_what_is_wrong(server: Any, op: str, tensors: dict[str
         ({"latents_steps": np.array([5, 10], np.int32)}, "latents_steps: got [5, 10]; allowed: 3 steps"),
         ({"latents_steps": np.array([5, 10, 10], np.int32)}, "latents_steps: got [5, 10, 10]"),
         ({"latents_steps": np.array([5, 10, 50], np.int32)}, "latents: step: got 50; allowed: 1 to 49"),
-        ({"image_embedding": VECTOR / 2}, "image_embedding: got 'a vector of length 0.5'"),
-        ({"entry": json.dumps({name: getattr(entry(9), name) for name in DESCRIBED} | {"tenant": "m/x"})}, "tenant:"),
+        ({"latents_counts": np.array([2], np.int32)}, "latents_counts: got [2]; allowed: 1 numbers, 3 in all"),
+        ({"image_embeddings": VECTOR[None] / 2}, "image_embedding: got 'a vector of length 0.5'"),
+        ({"image_embeddings": np.stack([VECTOR, VECTOR])}, "image_embeddings: got '2 of them'; allowed: 1, one for"),
+        ({"entry": described(entry(9), tenant="m/x")}, "tenant:"),
     ],
 )
 def test_bad_entries_are_not_put_in(server: Any, changes: dict[str, Any], message: str) -> None:

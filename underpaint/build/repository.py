@@ -67,18 +67,20 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     for variant in recipe.variants:
         configs += _variant(recipe, variant, shapes[variant.name])
     if recipe.clip:
-        configs += _embedders(repository)
+        configs += _embedders(recipe, repository)
     if recipe.routing:
         configs += _scorers(repository)
     for config in configs:
         files[Path(config.name) / "config.pbtxt"] = mc.to_text(config)
         if config.backend == "python":
             files[Path(config.name) / "1" / "model.py"] = _model_py(config.name)
+        if config.platform == "ensemble":
+            files[Path(config.name) / "1" / ".gitkeep"] = ""  # Triton wants a version directory, git no empty one
     for pipeline, suffix in PIPELINES.items():
         for variant in recipe.variants:
             folder = Path(variant.name + suffix)
             files[folder / "config.pbtxt"] = _ensemble(pipeline, recipe, variant, shapes[variant.name])
-            files[folder / "1" / ".gitkeep"] = ""  # Triton wants a version directory, git no empty one
+            files[folder / "1" / ".gitkeep"] = ""
     deployment = _deployment(recipe, repository, shapes).to_json()
     for door in ("generate", "generate_stream"):
         files[Path(door) / "1" / FILE_NAME] = deployment
@@ -203,7 +205,10 @@ def _shared_sequence_length(recipe: FamilyRecipe, shapes: dict[str, Shapes]) -> 
 
 
 def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
-    inputs = [mc.model_input("prompt", "STRING", [1]), mc.model_input("negative_prompt", "STRING", [1])]
+    inputs = [
+        mc.model_input("prompt", "STRING", [1]),
+        mc.model_input("negative_prompt", "STRING", [1], optional=True),
+    ]
     outputs = [
         mc.model_output("input_ids", "INT32", [sequence_length]),
         mc.model_output("negative_input_ids", "INT32", [sequence_length]),
@@ -212,14 +217,16 @@ def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
     return mc.python_model(f"{recipe.name}_tokenizer", inputs, outputs, max_batch_size=1)
 
 
-def _embedders(repository: Path) -> list[mc.ModelConfig]:
-    """The two towers that retrieval looks with; prompts are tokenized as for the variants."""
+def _embedders(recipe: FamilyRecipe, repository: Path) -> list[mc.ModelConfig]:
+    """The two towers that retrieval looks with, and the way of a prompt into its own."""
     text = _config_json(repository, "embed_text")
     embedding = [mc.model_output("embedding", "FP32", [text["projection_dim"]])]
     ids = [mc.model_input("input_ids", "INT32", [text["max_position_embeddings"]])]
     side = _config_json(repository, "embed_image")["image_size"]
     image = [mc.model_input("image", "UINT8", [side, side, 3])]
+    template = (ENSEMBLES / "embed_prompt.pbtxt").read_text()
     return [
+        mc.ensemble(template, {"family": recipe.name, "dimensions": text["projection_dim"]}),
         mc.onnx_model("embed_text", ids, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
         mc.onnx_model("embed_image", image, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
     ]
@@ -265,20 +272,22 @@ def _cache() -> mc.ModelConfig:
         mc.model_input("embedding", "FP32", [-1], optional=True),
         mc.model_input("top_k", "INT32", [1], optional=True),
         mc.model_input("max_generation", "INT32", [1], optional=True),
+        mc.model_input("image_from", "FP32", [1], optional=True),
         mc.model_input("entry_id", "INT64", [1], optional=True),
         mc.model_input("step", "INT32", [1], optional=True),
-        mc.model_input("entry", "STRING", [1], optional=True),
-        mc.model_input("image", "UINT8", [-1, -1, 3], optional=True),
-        mc.model_input("image_embedding", "FP32", [-1], optional=True),
-        mc.model_input("text_embedding", "FP32", [-1], optional=True),
+        mc.model_input("entry", "STRING", [-1], optional=True),
+        mc.model_input("images", "UINT8", [-1, -1, -1, 3], optional=True),
+        mc.model_input("image_embeddings", "FP32", [-1, -1], optional=True),
+        mc.model_input("text_embeddings", "FP32", [-1, -1], optional=True),
         mc.model_input("latents", "FP32", [-1, -1, -1, -1], optional=True),
         mc.model_input("latents_steps", "INT32", [-1], optional=True),
+        mc.model_input("latents_counts", "INT32", [-1], optional=True),
     ]
     outputs = [
         mc.model_output("matches", "STRING", [1]),
         mc.model_output("image", "UINT8", [-1, -1, 3]),
         mc.model_output("latents", "FP32", [-1, -1, -1]),
-        mc.model_output("entry_id", "INT64", [1]),
+        mc.model_output("entry_id", "INT64", [-1]),
         mc.model_output("entries", "INT64", [1]),
         mc.model_output("stats", "STRING", [1]),
         mc.model_output("alive_since_ns", "INT64", [1]),

@@ -128,22 +128,28 @@ class ImageCache:
             InvalidArgument: its embeddings are of another length than those in its scope.
             Unavailable: what must stay leaves no room for it.
         """
+        (entry_id,) = self.insert_all([entry])
+        return entry_id
+
+    def insert_all(self, entries: Sequence[NewEntry]) -> list[int]:
+        """The same for several, all or none of them: safe in one transaction, which is cheaper than one by one."""
         with self._lock:
-            self._check_dimension(entry)
+            self._check_dimensions(entries)
             self._count_uses()
-            victims = self._evictor.make_room(self._evictor.cost(entry.steps))
+            victims = self._evictor.make_room(sum(self._evictor.cost(entry.steps) for entry in entries))
             try:
                 used = self._evictor.events + 1
-                entry_id, departed = self._store.insert(entry, self._departures(victims), used)
+                entry_ids, departed = self._store.exchange(entries, self._departures(victims), used)
             except BaseException:
                 self._evictor.restore(victims)
                 raise
             self._unshelve(departed)
-            self._evictor.add(entry_id, entry.steps, entry.num_inference_steps)
-            self._shelve([_vectors_of(entry_id, entry)])
-            self._count("inserts")
+            for entry_id, entry in zip(entry_ids, entries, strict=True):
+                self._evictor.add(entry_id, entry.steps, entry.num_inference_steps)
+            self._shelve(map(_vectors_of, entry_ids, entries))
+            self._count("inserts", len(entries))
             self._count("evictions", len(victims))
-            return entry_id
+            return entry_ids
 
     def pin(self, entry_id: int) -> None:
         """Never evict this entry, not even after a restart. Raises NotFound."""
@@ -280,12 +286,15 @@ class ImageCache:
             for space, scope in found_under if each.whole else found_under[2:]:
                 self._index.remove(space, scope, each.entry_id, each.generation)
 
-    def _check_dimension(self, entry: NewEntry) -> None:
-        given = len(entry.image_embedding)
-        for space, scope in shelves(entry.image_scope, entry.latents_scope):
-            wanted = self._index.dimension(space, scope)
-            if wanted not in (None, given):
-                raise InvalidArgument.of("embeddings", f"{given} numbers", f"{wanted}, as others in the scope {scope}")
+    def _check_dimensions(self, entries: Iterable[NewEntry]) -> None:
+        wanted: dict[tuple[str, str], int] = {}  # also by those of these entries that come before
+        for entry in entries:
+            given = len(entry.image_embedding)
+            for shelf in shelves(entry.image_scope, entry.latents_scope):
+                wanted[shelf] = wanted.get(shelf) or self._index.dimension(*shelf) or given
+                if given != wanted[shelf]:
+                    allowed = f"{wanted[shelf]}, as others in the scope {shelf[1]}"
+                    raise InvalidArgument.of("embeddings", f"{given} numbers", allowed)
 
     def _set_pinned(self, entry_id: int, pinned: bool) -> None:
         with self._lock:

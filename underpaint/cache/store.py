@@ -93,8 +93,14 @@ class Store(StoreReader):
 
         ``used``: the evictor's event that this is.
         """
-        (entry_id,), departed = self._insert([entry], [time.time()], departures, used)
+        (entry_id,), departed = self.exchange([entry], departures, used)
         return entry_id, departed
+
+    def exchange(
+        self, entries: Sequence[NewEntry], departures: Sequence[Departure], used: int
+    ) -> tuple[list[int], list[Departed]]:
+        """The same for several entries: all of it, in one transaction, or nothing; their ids, in order."""
+        return self._insert(entries, [time.time()] * len(entries), departures, used)
 
     def insert_all(self, entries: Sequence[NewEntry], created_s: Sequence[float]) -> list[int]:
         """Put many entries in at once, all or none; their ids, in order. Faster than one by one."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
-from underpaint.evidence import Absence, Evidence, Match, Miss, Space
+from underpaint.evidence import Absence, Evidence, Match, Miss, Reuse, Space
 from underpaint.front_door.cache_client import CacheClient
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.costs import Costs
@@ -60,6 +60,7 @@ class Search:
 
     ``reach``: the similarity below which a match is of no use; ``max_generation``: beyond which an entry is not to be
     reused; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as well;
+    ``images``: whether what is reused is an image, which should then come along;
     ``patience``: how long it may take.
     """
 
@@ -69,6 +70,7 @@ class Search:
     max_generation: int
     predicted: bool
     stranger: bool
+    images: bool
     patience: Patience
 
 
@@ -148,6 +150,7 @@ class Gatherer:
             max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise
             predicted=query.predicted and settings.predict,
             stranger=policy.needs.stranger,
+            images=query.reuse is Reuse.IMAGE,
             patience=self._patience.when_painting_takes(self._costs.painting_s(variant.name, sampling)),
         )
 
@@ -158,17 +161,25 @@ class Gatherer:
         told = self._foresight.consult(search.scope, search.reach, embedding) if search.predicted else _nobody
         if told is None:
             raise NoMatches(Miss.PREDICTED)
-        matches = await self._ask(search, embedding)
+        matches = await self._ask(search, embedding, None if search.stranger else search.reach)
         found = bool(matches) and matches[0].similarity >= search.reach
         told(found)
         if not matches:
             raise NoMatches(Miss.EMPTY)
-        strangers = await self._ask(search, direction(request, len(embedding))) if search.stranger and found else ()
+        wanted = search.stranger and found
+        strangers = await self._ask(search, direction(request, len(embedding)), -1.0) if wanted else ()
         return replace(evidence, matches=matches, stranger=strangers[0] if strangers else None)
 
-    async def _ask(self, search: Search, embedding: np.ndarray) -> tuple[Match, ...]:
-        within_s = search.patience.lookup_s
-        return await self._cache.lookup(search.space, search.scope, embedding, search.max_generation, within_s)
+    async def _ask(self, search: Search, embedding: np.ndarray, image_from: float | None) -> tuple[Match, ...]:
+        """``image_from``: the similarity from which the best match will be reused; None: it will not."""
+        return await self._cache.lookup(
+            search.space,
+            search.scope,
+            embedding,
+            search.max_generation,
+            search.patience.lookup_s,
+            image_from if search.images else None,
+        )
 
 
 def direction(request: GenerateRequest, dimensions: int) -> np.ndarray:

@@ -1,9 +1,14 @@
-"""What is remembered of a reply, after it has been sent: nobody waits for it, and nobody suffers if it fails."""
+"""What is remembered of a reply, after it has been sent: nobody waits for it, and nobody suffers if it fails.
+
+On a machine that is busy painting, images wait here, and those that wait are embedded and inserted together: a call
+between models costs more than an insert.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +33,11 @@ class Keepsake:
     text_embedding: np.ndarray | None = None
     captured: Captured | None = None
 
+    @property
+    def form(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of what it holds."""
+        return self.image.shape, self.captured.latents.shape[1:] if self.captured else ()
+
 
 class Memory:
     """A bounded queue in front of the image embedder and the cache."""
@@ -39,13 +49,13 @@ class Memory:
         tally: Tally,
         complaints: Complaints,
         capacity: int = 64,
-        at_once: int = 2,
+        together: int = 8,
     ) -> None:
-        """``capacity``: keepsakes that may wait; ``at_once``: inserts under way."""
+        """``capacity``: keepsakes that may wait; ``together``: how many make one insert at most."""
         self._embedders, self._cache, self._tally, self._complaints = embedders, cache, tally, complaints
-        self._capacity, self._at_once = capacity, at_once
+        self._capacity, self._together = capacity, together
         self._waiting: deque[Keepsake] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._worker: asyncio.Task[None] | None = None
 
     def remember(self, keepsake: Keepsake) -> None:
         """Put it into the cache, in a while. What finds the queue full is not remembered."""
@@ -54,33 +64,40 @@ class Memory:
             self._complaints.about("memory", f"{self._capacity} images wait for the cache; this one is not remembered")
             return
         self._waiting.append(keepsake)
-        if len(self._workers) < self._at_once:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
 
     async def drain(self, within_s: float) -> None:
         """Wait until all is remembered, or the time is over; what is left then is forgotten."""
-        workers = set(self._workers)
-        if workers:
-            await asyncio.wait(workers, timeout=within_s)
-        for worker in workers:
-            worker.cancel()
+        if self._worker is not None:
+            await asyncio.wait({self._worker}, timeout=within_s)
+            self._worker.cancel()
         self._waiting.clear()
 
     async def _work(self) -> None:
         while self._waiting:
-            keepsake = self._waiting.popleft()
+            keepsakes = self._next()
             try:
-                await self._store(keepsake)
-                self._tally.remembered[("kept",)] += 1
-            except Exception as error:  # its caller has the image; all that is lost is a chance to save work
-                self._tally.remembered[("failed",)] += 1
+                await self._store(keepsakes)
+                self._tally.remembered[("kept",)] += len(keepsakes)
+            except Exception as error:  # their callers have the images; all that is lost is a chance to save work
+                self._tally.remembered[("failed",)] += len(keepsakes)
                 self._complaints.about("memory", str(error))
 
-    async def _store(self, keepsake: Keepsake) -> None:
-        text = keepsake.text_embedding
-        if text is None:
-            text = await self._embedders.text(keepsake.entry.prompt, _WITHIN_S)
-        image = await self._embedders.image(keepsake.image, _WITHIN_S)
-        await self._cache.insert(keepsake.entry, keepsake.image, Embeddings(image, text), keepsake.captured, _WITHIN_S)
+    def _next(self) -> list[Keepsake]:
+        """Those that have waited longest and are alike, so that they make tensors."""
+        keepsakes = [self._waiting.popleft()]
+        while self._waiting and len(keepsakes) < self._together and self._waiting[0].form == keepsakes[0].form:
+            keepsakes.append(self._waiting.popleft())
+        return keepsakes
+
+    async def _store(self, keepsakes: Sequence[Keepsake]) -> None:
+        texts = np.stack([await self._text_embedding(each) for each in keepsakes])
+        images = np.stack([each.image for each in keepsakes])
+        embeddings = Embeddings(await self._embedders.images(images, _WITHIN_S), texts)
+        captured = [each.captured for each in keepsakes]
+        await self._cache.insert([each.entry for each in keepsakes], images, embeddings, captured, _WITHIN_S)
+
+    async def _text_embedding(self, keepsake: Keepsake) -> np.ndarray:
+        known = keepsake.text_embedding
+        return await self._embedders.text(keepsake.entry.prompt, _WITHIN_S) if known is None else known
