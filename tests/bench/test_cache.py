@@ -112,6 +112,15 @@ def test_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "lookup, text to image" in capsys.readouterr().out
 
 
+@pytest.mark.server
+def test_entries_through_triton(tmp_path: Path) -> None:
+    words = ("--entries", "400", "--dimension", "128", "--through-triton", "--json", str(tmp_path / "f.json"))
+    assert bench(*words) == 0
+    report = json.loads((tmp_path / "f.json").read_text())
+    assert report["triton_recall_at_1"] == 1.0, "the server has the same entries"
+    assert 0 < report["triton_lookup_p50_ms"] <= report["triton_lookup_p99_ms"]
+
+
 def test_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--kill", "1", "--json", str(tmp_path / "f.json"), "--folder", str(tmp_path)) == 0
     report = json.loads((tmp_path / "f.json").read_text())

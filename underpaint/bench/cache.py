@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from underpaint.bench.cache_served import ServedCache
 from underpaint.bench.cache_vectors import World
 from underpaint.cache.cache import ImageCache
 from underpaint.cache.entries import IMAGE, TEXT, NewEntry
+from underpaint.cache.files import IMAGE_STEP, Fingerprint
 from underpaint.cache.scope import ImageScope, LatentsScope
 from underpaint.cache.store import Store
 
@@ -30,6 +32,7 @@ QUERIES = (
 LOOKUPS, INSERTS = 4000, 500
 _WARM_UP = 200
 _AT_A_TIME = 500
+_ROUNDING = 1e-5  # by which the same similarity may differ
 _STEPS = (5, 10, 15, 20, 25)
 
 Tell = Callable[[int], None]  # so many more entries are stored, or measurements made
@@ -43,7 +46,7 @@ class Job:
 
     @property
     def measurements(self) -> int:
-        """What ``tell`` adds up to."""
+        """What ``tell`` adds up to in ``measure``; in ``measure_served`` it is ``LOOKUPS``."""
         return self.entries + 2 * LOOKUPS + INSERTS
 
     def entries_in(self, scope: int) -> int:
@@ -77,6 +80,15 @@ class CacheFigures:
     ready_s: float
 
 
+@dataclass(frozen=True)
+class ServedFigures:
+    """Lookups of images through tritonserver, one after another."""
+
+    lookup_p50_ms: float
+    lookup_p99_ms: float
+    recall_at_1: float
+
+
 def measure(job: Job, folder: Path, tell: Tell) -> CacheFigures:
     """Fill a store at ``folder``, which must be empty, and measure a cache on it."""
     _fill(job, folder, tell)
@@ -88,7 +100,7 @@ def measure(job: Job, folder: Path, tell: Tell) -> CacheFigures:
         ready_s = time.perf_counter() - before_s
         memory_bytes = _own_memory_bytes() - before_bytes
         questions = [_questions(job, scope) for scope in range(SCOPES)]
-        image, text = (_search(cache, space, questions, tell) for space in (IMAGE, TEXT))
+        image, text = (_search(cache, space, _in_random_order(questions), tell) for space in (IMAGE, TEXT))
         wall_ms, cpu_ms = _insert(cache, job, tell)
     return CacheFigures(
         image=image,
@@ -101,6 +113,21 @@ def measure(job: Job, folder: Path, tell: Tell) -> CacheFigures:
         start_s=round(start_s, 2),
         ready_s=round(ready_s, 2),
     )
+
+
+def measure_served(job: Job, cache: ServedCache, tell: Tell) -> ServedFigures:
+    """The same lookups through a server of the store that ``measure`` has left; its inserts are in no one's way."""
+    asked = _in_random_order([_questions(job, scope) for scope in range(SCOPES)])
+    for each, number in asked[:_WARM_UP]:
+        cache.best(IMAGE, each.scope, each.texts[number])
+    wall_ms, found = [], []
+    for each, number in asked:
+        begin_s = time.perf_counter()
+        similarity = cache.best(IMAGE, each.scope, each.texts[number])
+        wall_ms.append((time.perf_counter() - begin_s) * 1e3)
+        found.append(similarity >= each.best[IMAGE][number] - _ROUNDING)
+        tell(1)
+    return ServedFigures(_percentile(wall_ms, 50), _percentile(wall_ms, 99), round(float(np.mean(found)), 4))
 
 
 def _own_memory_bytes() -> int:
@@ -154,7 +181,7 @@ def _scope(number: int) -> str:
 
 
 def _fill(job: Job, folder: Path, tell: Tell) -> None:
-    """Images are of one pixel, and there are no latents: no lookup reads them."""
+    """Without files, which no lookup reads: a million of them take longer to write than all else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for scope in range(SCOPES):
             pool.submit(_fill_scope, job, folder, scope).result()
@@ -164,10 +191,17 @@ def _fill(job: Job, folder: Path, tell: Tell) -> None:
 def _fill_scope(job: Job, folder: Path, scope: int) -> None:
     stored = _Stored.of(job, scope, job.entries_in(scope))
     entries = stored.entries(scope, np.zeros((1, 1, 3), np.uint8), ())
-    with Store(folder) as store:
+    with _Rows(folder) as store:
         for begin in range(0, len(entries), _AT_A_TIME):
             some = entries[begin : begin + _AT_A_TIME]
             store.insert_all(some, [time.time()] * len(some))
+
+
+class _Rows(Store):
+    """A store as far as lookups go."""
+
+    def _write_files(self, entry_id: int, entry: NewEntry, written: dict[int, Fingerprint]) -> None:
+        written[IMAGE_STEP] = Fingerprint.of(b"")
 
 
 # Lookups and inserts ------------------------------------------------------------------------------------------------
@@ -193,9 +227,13 @@ def _questions(job: Job, scope: int) -> _Questions:
     return _Questions(_scope(scope), texts, best)
 
 
-def _search(cache: ImageCache, space: str, questions: Sequence[_Questions], tell: Tell) -> Searched:
+def _in_random_order(questions: Sequence[_Questions]) -> list[tuple[_Questions, int]]:
+    """Every question with its number in its scope."""
     all_of_them = [(asked, number) for asked in questions for number in range(len(asked.texts))]
-    order = [all_of_them[each] for each in np.random.default_rng(0).permutation(len(all_of_them))]
+    return [all_of_them[each] for each in np.random.default_rng(0).permutation(len(all_of_them))]
+
+
+def _search(cache: ImageCache, space: str, order: Sequence[tuple[_Questions, int]], tell: Tell) -> Searched:
     for asked, number in order[:_WARM_UP]:
         cache.lookup(space, asked.scope, asked.texts[number])
     wall_ms, cpu_ms, found, best = [], [], [], []
@@ -212,7 +250,7 @@ def _search(cache: ImageCache, space: str, questions: Sequence[_Questions], tell
         lookup_p99_ms=_percentile(wall_ms, 99),
         lookup_cpu_p50_ms=_percentile(cpu_ms, 50),
         lookup_cpu_p99_ms=_percentile(cpu_ms, 99),
-        recall_at_1=round(float(np.mean(np.array(found) >= np.array(best) - 1e-5)), 4),
+        recall_at_1=round(float(np.mean(np.array(found) >= np.array(best) - _ROUNDING)), 4),
         value_recall=round(float(np.sum(found) / np.sum(best)), 5),
     )
 

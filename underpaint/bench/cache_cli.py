@@ -15,20 +15,32 @@ from typing import Any
 from tqdm import tqdm
 
 from underpaint.bench import cache_words
-from underpaint.bench.cache import QUERIES, SCOPES, CacheFigures, Job, measure
+from underpaint.bench.cache import (
+    INSERTS,
+    LOOKUPS,
+    QUERIES,
+    SCOPES,
+    CacheFigures,
+    Job,
+    ServedFigures,
+    measure,
+    measure_served,
+)
 from underpaint.bench.cache_kills import kill_rounds
+from underpaint.bench.cache_served import served_cache
 from underpaint.bench.cache_sizes import Served, replay
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.report import write_json
 from underpaint.cache.eviction import Strategy
 from underpaint.cache.tables import Column, count, table
+from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 
 _PACKAGES = ("underpaint", "faiss-cpu", "numpy")
 _SIZES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of a cache, as a share of the prompts
 _LOST = 1  # exit code of --kill where an acknowledged entry is missing
 _EXAMPLES = """examples:
-  underpaint bench cache --entries 100000 --json cache.json
+  underpaint bench cache --entries 100000 --through-triton --json cache.json
   underpaint bench cache --kill 50
   underpaint bench cache --prompts prompts.txt
 """
@@ -38,7 +50,7 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = benches.add_parser(
         "cache",
         help="lookups and inserts at size, kill -9, or eviction strategies on real prompts",
-        description="Measure the cache by itself, without a server. Say which of three.",
+        description="Measure the cache by itself. Say which of three.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,6 +59,12 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     which.add_argument("--kill", type=int, metavar="N", help="kill -9 a process that inserts, N times; count losses")
     which.add_argument("--prompts", type=Path, metavar="FILE", help="hit rate by size; .txt (a line each) or .csv")
     parser.add_argument("--dimension", type=int, default=512, help="of the embeddings of --entries (default: 512)")
+    parser.add_argument(
+        "--through-triton", action="store_true", help="of --entries: look up through an embedded tritonserver as well"
+    )
+    parser.add_argument(
+        "--model-repository", type=Path, default=default_repository(), help="whose cache is served; default: ours"
+    )
     parser.add_argument("--column", default="Queries", help="of a .csv file of --prompts (default: Queries)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make stores (default: a temporary one)")
@@ -63,11 +81,18 @@ def _run_entries(args: argparse.Namespace) -> int:
     job = Job(_at_least("entries", args.entries, SCOPES), _at_least("dimension", args.dimension, 128))
     machine = Machine.here()
     machine.warn_if_busy()
-    with _folder(args) as folder, _bar(job.measurements) as bar:
-        figures = measure(job, folder, bar.update)
-    _write(args, {**_flat(figures), **asdict(job), "scopes": SCOPES, "queries": QUERIES}, machine)
-    print(_figures_text(job, figures))
+    with _folder(args) as folder:
+        with _bar(job.measurements) as bar:
+            figures = measure(job, folder, bar.update)
+        served = _measure_served(args.model_repository, job, folder) if args.through_triton else None
+    _write(args, {**_flat(figures, served), **asdict(job), "scopes": SCOPES, "queries": QUERIES}, machine)
+    print(_figures_text(job, figures, served))
     return 0
+
+
+def _measure_served(repository: Path, job: Job, store: Path) -> ServedFigures:
+    with served_cache(repository, store, job.entries + INSERTS) as cache, _bar(LOOKUPS) as bar:
+        return measure_served(job, cache, bar.update)
 
 
 def _run_kills(args: argparse.Namespace) -> int:
@@ -117,7 +142,7 @@ def _prompts(path: Path, column: str) -> list[str]:
     return kept
 
 
-def _figures_text(job: Job, figures: CacheFigures) -> str:
+def _figures_text(job: Job, figures: CacheFigures, served: ServedFigures | None) -> str:
     columns = [Column(f"{count(job.entries)} entries, {SCOPES} scopes")]
     columns += [
         Column(title, numbers=True) for title in ("p50 ms", "p99 ms", "CPU p50", "CPU p99", "recall@1", "value")
@@ -134,6 +159,9 @@ def _figures_text(job: Job, figures: CacheFigures) -> str:
         ]
         for space, each in {"text to image": figures.image, "text to text": figures.text}.items()
     ]
+    if served is not None:
+        through = (f"{served.lookup_p50_ms:.2f}", f"{served.lookup_p99_ms:.2f}")
+        rows.append(["the first, through Triton", *through, "", "", f"{served.recall_at_1:.4f}", ""])
     insert = (figures.insert_p50_ms, figures.insert_p99_ms)
     rows.append(["insert", *(f"{each:.2f}" for each in insert), "", f"{figures.insert_cpu_p99_ms:.2f}", "", ""])
     return (
@@ -151,11 +179,13 @@ def _served_text(served: Mapping[int, Mapping[Strategy, Served]]) -> str:
     return table(columns, rows)
 
 
-def _flat(figures: CacheFigures) -> dict[str, Any]:
+def _flat(figures: CacheFigures, served: ServedFigures | None) -> dict[str, Any]:
     """The figures of text to image, which are those that count, come without a prefix."""
     raw = asdict(figures)
     image, text = raw.pop("image"), raw.pop("text")
-    return {**image, **raw, **{f"text_{name}": value for name, value in text.items()}}
+    others = {"text": text, "triton": asdict(served) if served else {}}
+    prefixed = {f"{what}_{name}": value for what, own in others.items() for name, value in own.items()}
+    return {**image, **raw, **prefixed}
 
 
 def _write(args: argparse.Namespace, report: Mapping[str, Any], machine: Machine) -> None:
