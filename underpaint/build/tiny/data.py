@@ -22,6 +22,7 @@ AUTOENCODER_STREAM = 1
 VARIANT_STREAM = 2
 EVALUATION_STREAM = 3
 CLIP_STREAM = 4
+ROUTING_STREAM = 7
 
 
 def pixels(scenes: Iterable[Scene]) -> torch.Tensor:

@@ -1,0 +1,149 @@
+"""Making router and discriminator: label, train, calibrate, export. See `routing_data` for what may be learnt from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch import nn
+from transformers import CLIPTokenizer
+
+from underpaint.build.repository import weights_of
+from underpaint.build.tiny import checkpoints
+from underpaint.build.tiny.architectures import TINY_S, TOKENS
+from underpaint.build.tiny.data import normalise
+from underpaint.build.tiny.export import EXAMPLE_BATCH, tokenizer_folder, write_component
+from underpaint.build.tiny.loop import Budget, Recipe, train
+from underpaint.build.tiny.painter import Painter
+from underpaint.build.tiny.routing_data import Judged, Share, load_judged
+from underpaint.build.tiny.scenes import SIDE
+from underpaint.build.tiny.scorers import Discriminator, Router, Scorer, scorer_config
+from underpaint.build.tiny.skill import auc, calibration_error, platt, sigmoid
+from underpaint.build.tiny.tokenizer import load_tokenizer
+from underpaint.build.tiny.train_discriminator import DiscriminatorTask, confidence, load_lessons
+from underpaint.build.tiny.train_router import RouterTask, difficulty
+from underpaint.errors import NotFound
+
+if TYPE_CHECKING:
+    from underpaint.build.tiny.workshop import Workshop
+
+log = logging.getLogger(__name__)
+
+FAMILY = "tiny"
+SMALL = TINY_S
+LESSONS = 16_000
+CAPTIONS = {Share.TRAINING: 4096, Share.CALIBRATION: 768}
+READING_SHARE = 0.5  # of the discriminator's time
+QUANTILES = 41
+_IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
+_IMAGE_AND_IDS = {"image": torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3).to(torch.uint8), **_IDS}
+
+
+def train_discriminator(workshop: Workshop) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder(workshop.repository))
+    autoencoder = AutoencoderTiny.from_pretrained(workshop.out / SMALL.autoencoder.name)
+    lessons = load_lessons(workshop.out / "discriminator_lessons.pt", tokenizer, autoencoder, LESSONS)
+    recipe = workshop.recipe("discriminator", decay_share=0.4, average_decay=0.998)
+    reading = train(
+        DiscriminatorTask(lessons, len(tokenizer), seed=workshop.seed),
+        _part_of(recipe, READING_SHARE),
+        workshop.checkpoint("discriminator_reading"),
+        workshop.fresh,
+    )
+    judged = _judged(workshop, Share.TRAINING, tokenizer)
+    task = DiscriminatorTask(lessons, len(tokenizer), judged, workshop.seed)
+    task.modules.load_state_dict(reading.average.state_dict())
+    recipe = replace(_part_of(recipe, 1 - READING_SHARE), learning_rate=5e-4, decay_share=0.8)
+    trained = train(task, recipe, workshop.checkpoint("discriminator"), workshop.fresh)
+    discriminator = trained.average["discriminator"].eval()
+    assert isinstance(discriminator, Discriminator)
+    held = _judged(workshop, Share.CALIBRATION, tokenizer)
+    logits = confidence(discriminator, held.images, held.ids).numpy()
+    calibrate(discriminator, logits, held.right.numpy(), weights_of(workshop.repository, SMALL.name))
+    write_discriminator(discriminator, workshop.repository)
+
+
+def train_router(workshop: Workshop) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder(workshop.repository))
+    saved = checkpoints.load(workshop.checkpoint("discriminator_reading"))
+    if saved is None:
+        missing = workshop.checkpoint("discriminator_reading")
+        raise NotFound(f"{missing} is missing: train the discriminator before the router, which reads as it does")
+    reader = Discriminator(scorer_config(len(tokenizer)))
+    nn.ModuleDict({"discriminator": reader}).load_state_dict(saved["average"])
+    task = RouterTask(_judged(workshop, Share.TRAINING, tokenizer), len(tokenizer), reader, workshop.seed)
+    recipe = replace(workshop.recipe("router", decay_share=0.8, average_decay=0.998), weight_decay=0.1)
+    trained = train(task, recipe, workshop.checkpoint("router"), workshop.fresh)
+    router = trained.average["router"].eval()
+    assert isinstance(router, Router)
+    held = _judged(workshop, Share.CALIBRATION, tokenizer)
+    failed = 1 - held.right.numpy()
+    calibrate(router, difficulty(router, held.ids).numpy(), failed, weights_of(workshop.repository, SMALL.name))
+    write_router(router, workshop.repository)
+
+
+def _part_of(recipe: Recipe, share: float) -> Recipe:
+    return replace(recipe, budget=Budget(minutes=share * recipe.budget.minutes))
+
+
+def _judged(workshop: Workshop, share: Share, tokenizer: CLIPTokenizer) -> Judged:
+    """What the exported small variant paints by default, judged; kept beside the checkpoints for these very weights."""
+    folder = workshop.out / f"judged_{SMALL.name}_{weights_of(workshop.repository, SMALL.name)}_{SMALL.default_steps}"
+    painter = Painter(workshop.repository, FAMILY, SMALL.name)
+    paint = partial(painter.paint, num_inference_steps=SMALL.default_steps, guidance_scale=SMALL.default_guidance)
+    return load_judged(folder, share, CAPTIONS[share], paint, tokenizer)
+
+
+def calibrate(scorer: Scorer, logits: np.ndarray, happened: np.ndarray, small_weights: str) -> None:
+    """Make probabilities of its logits, and note down which scores it gives: on captions that it did not learn from."""
+    scale, offset = platt(logits, happened)
+    scores = sigmoid(scale * logits + offset)
+    quantiles = np.quantile(scores, np.linspace(0, 1, QUANTILES))
+    scorer.config.update({
+        "scale": scale,
+        "offset": offset,
+        "quantiles": [round(float(quantile), 6) for quantile in quantiles],
+        "small_weights": small_weights,
+        "image_size": SIDE,
+    })  # fmt: skip
+    log.info(
+        "%s: AUC %.3f, calibration error %.3f, on %d pictures of which %.1f%% are right",
+        type(scorer).__name__, auc(scores, happened), calibration_error(scores, happened), len(scores),
+        100 * (happened.mean() if isinstance(scorer, Discriminator) else 1 - happened.mean()),
+    )  # fmt: skip
+
+
+class RouterGraph(nn.Module):
+    """input_ids int32 [B, 24] to score [B, 1], the chance that the small variant fails."""
+
+    def __init__(self, router: Router) -> None:
+        super().__init__()
+        self.weights = router
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.weights.probability(self.weights(input_ids.long()))[:, None]
+
+
+class DiscriminatorGraph(nn.Module):
+    """image uint8 [B, 64, 64, 3] and input_ids int32 [B, 24] to score [B, 1], the chance that the image is right."""
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.weights = discriminator
+
+    def forward(self, image: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.weights.probability(self.weights(normalise(image), input_ids.long()))[:, None]
+
+
+def write_router(router: Router, repository: Path) -> None:
+    write_component(repository / "router" / "1", router, RouterGraph, _IDS, "score")
+
+
+def write_discriminator(discriminator: Discriminator, repository: Path) -> None:
+    write_component(repository / "discriminator" / "1", discriminator, DiscriminatorGraph, _IMAGE_AND_IDS, "score")
