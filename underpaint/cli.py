@@ -29,6 +29,7 @@ _ROOMS = (
     Room("underpaint.monitor.cli", "control", ("monitor",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
     Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),
+    Room("underpaint.bench.profile_cli", "embedded", ("profile",)),
     Room("underpaint.bench.simulate_cli", "control", ("simulate",)),
 )
 _EVALUATORS = (Room("underpaint.bench.eval_cli", "bench", ("variants",)),)

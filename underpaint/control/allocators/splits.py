@@ -74,15 +74,20 @@ def best(splits: Sequence[Cascade], demand: float, profile: Profile, fleet: Flee
 
 
 def _groups(splits: Iterable[Cascade]) -> list[list[Cascade]]:
-    """By pair and by whether any request goes through both variants; each by rising loss, the most promising first."""
-    groups: dict[tuple[str, str, bool], list[Cascade]] = defaultdict(list)
+    """By pair, by whether any request goes through both variants, and by whether both work at all; each by rising
+    loss, the most promising first."""
+    groups: dict[tuple[str, str, bool, bool], list[Cascade]] = defaultdict(list)
     for split in sorted(splits, key=lambda each: each.loss):
-        groups[split.small, split.large, _chained(split)].append(split)
+        groups[split.small, split.large, _chained(split), _both(split)].append(split)
     return sorted(groups.values(), key=lambda group: group[0].loss)
 
 
 def _chained(split: Cascade) -> bool:
     return split.deferred > 0 and split.direct < 1
+
+
+def _both(split: Cascade) -> bool:
+    return split.large_share > 0 and split.direct < 1
 
 
 def _problem(group: Sequence[Cascade], demand: float, profile: Profile, fleet: Fleet) -> Problem:
@@ -92,8 +97,8 @@ def _problem(group: Sequence[Cascade], demand: float, profile: Profile, fleet: F
     judging_s = profile.costs.discriminator_s if chained else 0.0
     return Problem(
         options=tuple(Option(1 - split.direct, split.large_share, split.loss) for split in group),
-        small=stage(small, profile, judging_s),
-        large=stage(large, profile),
+        small=stage(small, profile, judging_s, _both(group[0])),
+        large=stage(large, profile, both=_both(group[0])),
         demand_per_s=demand,
         devices=fleet.devices,
         slo_s=fleet.slo_s - router_s,
@@ -102,9 +107,10 @@ def _problem(group: Sequence[Cascade], demand: float, profile: Profile, fleet: F
     )
 
 
-def stage(variant: VariantProfile, profile: Profile, judging_s: float = 0.0) -> Stage:
-    """Batches as a request sees them: it may just have missed one, unless it can join between steps."""
-    turns = 1 if profile.step_batching else 2
+def stage(variant: VariantProfile, profile: Profile, judging_s: float = 0.0, both: bool = False) -> Stage:
+    """Batches as a request sees them: it may just have missed one, unless it can join between steps; and where
+    variants share a device, it has half of it while both are at work."""
+    turns = (1 if profile.step_batching else 2) * (2 if profile.shared and both else 1)
     return Stage(
         tuple(
             Batch(each.batch, turns * (each.late_s + judging_s), each.batch / (each.mean_s + judging_s))

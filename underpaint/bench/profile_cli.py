@@ -1,0 +1,157 @@
+"""The command ``underpaint profile``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from underpaint.bench.machine import Machine, now
+from underpaint.bench.patience import insist
+from underpaint.bench.profiling import (
+    SmallModels,
+    load_scores,
+    measure_variant,
+    pair_up,
+    save_scores,
+    with_cascades,
+)
+from underpaint.bench.report import table
+from underpaint.bench.serving import PATIENCE_S, add_server_options, server, variant_painter
+from underpaint.cache.location import default_store
+from underpaint.client.serving import deployment_of
+from underpaint.client.sync_client import Client
+from underpaint.client.transport import connect
+from underpaint.control.profile import Profile
+from underpaint.deployment import Deployment
+from underpaint.errors import InvalidArgument
+
+_FILE = "profile.json"
+_EXAMPLES = """examples:
+  underpaint profile                                   # every variant, two minutes; where the monitor looks for it
+  underpaint profile --pareto 400 --save out/scores.csv --output out/profile.json
+  underpaint simulate --profile out/profile.json --scores out/scores.csv --trace maf_1to8qps.txt --devices 1 --slo 4
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "profile",
+        help="measure how fast each variant is, for allocators and the simulator",
+        description="Latency of every variant against requests at a time, loading, and the small models beside them; "
+        "with --pareto also what splitting requests between the small and the large variant is worth.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--variants", help="default: those that play a role")
+    parser.add_argument("--concurrency", default="1,2,4,8,16", help="default: 1,2,4,8,16")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement (default: 6)")
+    parser.add_argument("--pareto", type=int, default=0, metavar="N", help="captions to paint by both (default: none)")
+    parser.add_argument("--save", type=Path, metavar="FILE.csv", help="keep the scores of these captions")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="take the scores from there; paint none")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"default: {_FILE} in the store of the cache")
+    add_server_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    concurrencies, deployment = _check(args), deployment_of(args.model_repository)
+    names = _variants(args.variants, deployment)
+    output = args.output or default_store() / _FILE
+    scores = load_scores(args.scores) if args.scores else None
+    machine = Machine.here()
+    machine.warn_if_busy()
+    with server(args.url, args.model_repository) as url, Client(url, timeout_s=PATIENCE_S) as client:
+        client.wait_ready()
+        transport = connect(url)
+        models = SmallModels(transport, deployment)
+        if args.pareto:
+            models.require_scorers()
+        paint = variant_painter(client)
+        with _bar(len(names) * len(concurrencies) + args.pareto) as bar:
+            variants = []
+            for name in names:
+                bar.set_description(name)
+                variant = deployment.variant(name)
+                variants.append(
+                    measure_variant(
+                        paint, variant, args.model_repository, concurrencies, args.seconds, lambda: _advance(bar)
+                    )
+                )
+            bar.set_description("captions")
+            if args.pareto:
+                scores = pair_up(_painter(client), models, args.pareto, lambda: _advance(bar))
+        costs = models.costs()
+        transport.close()
+    profile = Profile(
+        name=deployment.family,
+        variants=tuple(sorted(variants, key=lambda each: each.seconds(1))),
+        costs=costs,
+        shared=True,
+        step_batching=True,
+        machine=f"{machine.cpu}, {machine.cores} cores",
+        source="underpaint profile",
+        measured_at=now(),
+    )
+    if scores:
+        profile = with_cascades(profile, scores, deployment.small, deployment.large)
+    if scores and args.save:
+        save_scores(scores, args.save)
+        print(f"scores: {args.save}")
+    profile.save(output)
+    print(text(profile))
+    print(f"profile: {output}")
+    return 0
+
+
+def text(profile: Profile) -> str:
+    """A line a variant and concurrency, then the rest."""
+    lines: list[Sequence[str]] = [("variant", "at a time", "images/s", "p50 s", "p95 s", "p99 s")]
+    for variant in profile.variants:
+        for each in variant.latencies:
+            figures = (each.images_per_s, each.p50_s, each.p95_s, each.p99_s)
+            lines.append((variant.name, str(each.batch), *("-" if f is None else f"{f:.3f}" for f in figures)))
+    costs = ", ".join(f"{name.removesuffix('_s')} {1000 * s:.1f} ms" for name, s in asdict(profile.costs).items() if s)
+    loads = ", ".join(f"{each.name} {each.load_s:.2f} s" for each in profile.variants)
+    cascades = f"\ncascades: {len(profile.cascades)} on the Pareto front" if profile.cascades else ""
+    return f"{table(lines)}\nloading: {loads}\ncosts: {costs or 'none'}{cascades}"
+
+
+def _painter(client: Client) -> Callable[[str, str, int], np.ndarray]:
+    def paint(variant: str, prompt: str, seed: int) -> np.ndarray:
+        picture = insist(lambda: client.generate(prompt, seed=seed, variant=variant, policy="vanilla", cache="off"))
+        return picture.image
+
+    return paint
+
+
+def _advance(bar: tqdm[None]) -> None:
+    bar.update()
+
+
+def _bar(measurements: int) -> tqdm[None]:
+    return tqdm(total=measurements, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+
+
+def _variants(given: str | None, deployment: Deployment) -> list[str]:
+    wanted = given.split(",") if given else list(dict.fromkeys((deployment.small, deployment.large)))
+    return [deployment.variant(name.strip()).name for name in wanted]
+
+
+def _check(args: argparse.Namespace) -> Sequence[int]:
+    if not args.seconds > 0:
+        raise InvalidArgument.of("seconds", args.seconds, "above 0")
+    if args.pareto < 0 or (args.pareto and args.scores):
+        raise InvalidArgument.of("pareto", args.pareto, "0 or more, and none with --scores")
+    try:
+        sizes = sorted({int(each) for each in args.concurrency.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
+        raise InvalidArgument.of("concurrency", args.concurrency, "numbers from 1 up, with commas between")
+    return sizes
