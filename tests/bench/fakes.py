@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -27,12 +27,17 @@ class FakeSource:
     similarity: float
 
 
+TIMINGS = Timings(
+    admission=1.0, encode=2.0, queue=10.0, denoise=30.0, decode=3.0, total=50.0, embed=2.0, lookup=1.5, fetch=0.5
+)
+
+
 def item(index: int, scene: Scene = SCENE) -> WorkItem:
     return WorkItem(index, scene, caption(scene), 1000 + index, Relation.FRESH, None, 0)
 
 
 def account(variant: str = "tiny-l", start: str = "noise", steps: int = 25, steps_run: int = 25) -> Account:
-    return Account(variant, start, steps, steps_run, guidance_scale=3.0)
+    return Account(variant, start, steps, steps_run, guidance_scale=3.0, timings_ms=asdict(TIMINGS))
 
 
 def outcome(work: WorkItem, policy: str = "vanilla", done: Account | None = None) -> Outcome:
@@ -52,7 +57,7 @@ def outcome(work: WorkItem, policy: str = "vanilla", done: Account | None = None
         guidance_scale=done.guidance_scale,
         width=64,
         height=64,
-        timings_ms=Timings(0.0, 0.0, 0.0, 1.0, 0.0, 1.0),
+        timings_ms=TIMINGS,
     )
 
 

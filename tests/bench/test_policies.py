@@ -166,6 +166,16 @@ def test_small_everywhere_has_a_bound_without_hits() -> None:
     assert (found.hit_rate, found.throughput_ratio) == (0, pytest.approx(5.0))
 
 
+def test_what_a_hit_costs_beside_denoising_is_a_share_of_its_time() -> None:
+    hit = account("tiny-s", start="cached_image", steps_run=10)
+    contest = Contest([VANILLA, "modm"], [Slice(name, 2, 1.0, 0.0, 1.0) for name in (VANILLA, "modm")])
+    contest.served = {VANILLA: [served(item(0)), served(item(1))], "modm": [served(item(0), done=hit), served(item(1))]}
+    found = results(contest, judge_all(contest, None), COSTS)
+    assert found["modm"].to_json()["hit_overhead_share"] == pytest.approx((50 - 10 - 30) / 50)
+    assert found["modm"].to_json()["hit_cache_share"] == pytest.approx((2 + 1.5 + 0.5) / 50)
+    assert found[VANILLA].to_json()["hit_overhead_share"] is None
+
+
 def test_what_costs_nothing_has_no_bound() -> None:
     assert bound([account(start="finished", steps_run=0)], "tiny-s", 0.2, 9.0).throughput_ratio is None
 

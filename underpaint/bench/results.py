@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
@@ -33,6 +33,8 @@ class Work:
         steps_skipped: mean share of the steps that were not run, over all images; ``…_on_hits``: over those alone.
         gflop_per_image: see ``bench.flops``; ``compute_ratio``: to vanilla's for the same requests.
         stages_ms: mean milliseconds in each stage of a hit and of a miss, see ``outcome.Timings``.
+        hit_overhead_share: of the time of all hits, what was neither denoising nor waiting for it; ``hit_cache_share``:
+            the part of that which is the cache's (embedding, lookup, fetch). None where nothing hit.
     """
 
     images: int
@@ -43,6 +45,8 @@ class Work:
     gflop_per_image: float
     compute_ratio: float
     stages_ms: Mapping[str, Mapping[str, float]]
+    hit_overhead_share: float | None
+    hit_cache_share: float | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class PolicyResult:
             "steps_skipped_on_hits": self.work.steps_skipped_on_hits,
             "gflop_per_image": self.work.gflop_per_image,
             "stages_ms": self.work.stages_ms,
+            "hit_overhead_share": self.work.hit_overhead_share,
+            "hit_cache_share": self.work.hit_cache_share,
             "images": self.work.images,
             "failures": self.work.failures,
         }
@@ -191,7 +197,8 @@ def _result(contest: Contest, policy: str, jury: Jury, costs: Costs) -> PolicyRe
 def _work(contest: Contest, policy: str, costs: Costs) -> Work:
     served = contest.images_of(policy)
     accounts = [each.account for each in served]
-    skipped_on_hits = [account.skipped for account in accounts if account.hit]
+    hits = [account for account in accounts if account.hit]
+    skipped_on_hits = [hit.skipped for hit in hits]
     gflop = mean(costs.gflop(account) for account in accounts)
     indices = {each.item.index for each in served}
     vanilla = [each.account for each in contest.images_of(VANILLA) if each.item.index in indices]
@@ -204,15 +211,23 @@ def _work(contest: Contest, policy: str, costs: Costs) -> Work:
         gflop_per_image=gflop,
         compute_ratio=gflop / mean(map(costs.gflop, vanilla)),
         stages_ms={
-            "hits": _stages_ms([account for account in accounts if account.hit]),
+            "hits": _stages_ms(hits),
             "misses": _stages_ms([account for account in accounts if not account.hit]),
         },
+        hit_overhead_share=_share_of_time(hits, lambda ms: ms["total"] - ms["queue"] - ms["denoise"]),
+        hit_cache_share=_share_of_time(hits, lambda ms: ms["embed"] + ms["lookup"] + ms["fetch"]),
     )
 
 
 def _stages_ms(accounts: Sequence[Account]) -> dict[str, float]:
     stages = accounts[0].timings_ms if accounts else ()
     return {stage: mean(account.timings_ms[stage] for account in accounts) for stage in stages}
+
+
+def _share_of_time(hits: Sequence[Account], part_ms: Callable[[Mapping[str, float]], float]) -> float | None:
+    """What a part of every hit is of all their time; a cached image that is the answer is denoised not at all."""
+    total_ms = sum(hit.timings_ms["total"] for hit in hits)
+    return sum(part_ms(hit.timings_ms) for hit in hits) / total_ms if total_ms else None
 
 
 def _beside_vanilla(jury: Jury, policy: str) -> tuple[Quality | None, QualityRatios | None]:
