@@ -17,7 +17,8 @@ from underpaint.control.simulation.clock import Clock
 from underpaint.control.simulation.jobs import RULES, Rules
 from underpaint.control.simulation.population import Population, population, recorded
 from underpaint.control.simulation.report import bilinear, summarise
-from underpaint.control.simulation.run import Run, Scenario, simulate
+from underpaint.control.simulation.run import simulate
+from underpaint.control.simulation.scenario import Run, Scenario
 from underpaint.errors import InvalidArgument, NotFound
 
 SMALL = VariantProfile("s", 4, (Latency(1, 1.0), Latency(2, 1.5)), load_s=3.0, loss=30.0)
@@ -124,10 +125,13 @@ def _one_hard_one_easy() -> Population:
 
 
 def test_demand_is_what_arrives_however_much_is_left_undone() -> None:
-    finished, told = run([n / 2 + 0.1 for n in range(100)], split(1, 0), rules=RULES[Form.PUBLISHED], slo_s=1000)
+    arrivals = [n / 2 + 0.1 for n in range(100)]
+    finished, told = run(arrivals, split(1, 0), slo_s=1000)
     assert finished.jobs[-1].latency_s > 20  # one a second is not enough for two
     assert [round(load.arrivals_per_s, 1) for load in told.loads[1:10]] == [2.0] * 9
     assert told.loads[9].queues["s"].waiting > 5
+    _, misled = run(arrivals, split(1, 0), slo_s=1000, rules=RULES[Form.PUBLISHED])
+    assert misled.loads[9].arrivals_per_s > 5  # as published: what is left undone is taken for demand
 
 
 @pytest.mark.parametrize("deferred", [0.0, 0.2, 0.6, 1.0])

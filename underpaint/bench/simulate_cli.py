@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from underpaint.control.allocators.static import Static
 from underpaint.control.demand import DIFFSERVE, HADIS, OURS, Smoothing
 from underpaint.control.profile import Profile
 from underpaint.control.published import PUBLISHED, published
-from underpaint.control.simulation.jobs import MODM_PUBLISHED, RULES
+from underpaint.control.simulation.jobs import MODM_PUBLISHED, RULES, Rules
 from underpaint.control.simulation.population import Population, population, recorded
 from underpaint.control.simulation.report import Summary, summarise
-from underpaint.control.simulation.run import Scenario, simulate
+from underpaint.control.simulation.run import simulate
+from underpaint.control.simulation.scenario import Scenario
 from underpaint.errors import InvalidArgument
 
 _OPENING_S = 20.0  # of the trace, whose demand the first allocation is made for
@@ -44,6 +45,7 @@ class Order:
     Attributes:
         judge: the profile that says how good a split is.
         peak_per_s: the highest demand of the trace.
+        arrivals: the published form counts arrivals too.
     """
 
     profile: Profile
@@ -53,6 +55,7 @@ class Order:
     fleet: Fleet
     peak_per_s: float
     seed: int
+    arrivals: bool = False
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,6 +79,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the published artifacts' scores")
     parser.add_argument(
         "--scores", type=Path, metavar="FILE.csv", help="scores recorded on a server, for a JSON profile"
+    )
+    parser.add_argument(
+        "--arrivals", action="store_true", help="count arrivals in the published form too, not requests outstanding"
     )
     parser.add_argument("--hit-rate", type=float, default=0.0, help="of the cache, for modm (default: 0)")
     parser.add_argument("--skip", type=float, default=0.25, help="share of steps that a hit skips (default: 0.25)")
@@ -117,7 +123,7 @@ def compare(order: Order, name: str, form: Form) -> Summary:
         population=order.population,
         arrivals_s=order.arrivals_s,
         fleet=order.fleet,
-        rules=MODM_PUBLISHED if (name, form) == (Modm.name, Form.PUBLISHED) else RULES[form],
+        rules=_rules(name, form, order.arrivals),
         smoothing=_smoothing(order.profile, form),
         opening_per_s=_rate(order.arrivals_s, _OPENING_S),
         seed=order.seed,
@@ -125,6 +131,11 @@ def compare(order: Order, name: str, form: Form) -> Summary:
     with tqdm(total=len(order.arrivals_s), desc=f"{name}, {form}", disable=not sys.stderr.isatty(), leave=False) as bar:
         finished = simulate(scenario, _allocator(name, form, order), lambda settled: _advance(bar, settled))
     return summarise(finished, order.judge, order.population)
+
+
+def _rules(name: str, form: Form, arrivals: bool) -> Rules:
+    rules = MODM_PUBLISHED if (name, form) == (Modm.name, Form.PUBLISHED) else RULES[form]
+    return replace(rules, outstanding=rules.outstanding and not arrivals)
 
 
 def _advance(bar: tqdm[None], settled: int) -> None:
@@ -193,7 +204,9 @@ def _order(args: argparse.Namespace) -> Order:
     peak = args.peak or _peak(arrivals)
     # HADIS' planner knows the Pareto front; what its splits really come to lies anywhere between the configurations.
     judge = published("hadis-726", args.data) if profile.name == "hadis" and args.data else profile
-    return Order(profile, judge, people, arrivals, Fleet(args.devices, slo_s, args.period), peak, args.seed)
+    return Order(
+        profile, judge, people, arrivals, Fleet(args.devices, slo_s, args.period), peak, args.seed, args.arrivals
+    )
 
 
 def _arrivals(args: argparse.Namespace) -> list[float]:
@@ -241,6 +254,7 @@ def _report(
             "trace": args.trace.name,
             "requests": len(order.arrivals_s),
             "peak_per_s": order.peak_per_s,
+            "published_demand": "arrivals" if order.arrivals else "requests outstanding, as in the artifacts",
             "hit_rate": order.population.reuse.hit_rate,
             "fleet": asdict(order.fleet),
             "seed": order.seed,

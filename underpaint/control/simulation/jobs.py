@@ -20,16 +20,19 @@ class Rules:
         drop_at: a request that would be done later than so many times the promise is not begun.
         live: thresholds follow the scores that are seen; else they are quantiles of a fixed corpus, or fixed.
         rescues: what would be late is answered with the small image that it has, or painted by the small variant.
+        outstanding: demand is taken for the number of requests that are not answered yet, as the artifacts of DiffServe
+            and HADIS do, which is more than arrive a second where an answer takes longer than one.
     """
 
     own_queues: bool
     drop_at: float
     live: bool
     rescues: bool
+    outstanding: bool = False
 
 
 RULES = {
-    Form.PUBLISHED: Rules(own_queues=True, drop_at=1.5, live=False, rescues=False),
+    Form.PUBLISHED: Rules(own_queues=True, drop_at=1.5, live=False, rescues=False, outstanding=True),
     Form.CORRECTED: Rules(own_queues=False, drop_at=1.0, live=True, rescues=True),
 }
 MODM_PUBLISHED = Rules(own_queues=False, drop_at=math.inf, live=False, rescues=False)  # two queues, nothing dropped

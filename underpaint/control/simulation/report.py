@@ -12,7 +12,7 @@ import numpy as np
 from underpaint.control.profile import Cascade, Profile, interpolate
 from underpaint.control.simulation.jobs import Job
 from underpaint.control.simulation.population import Population
-from underpaint.control.simulation.run import Run
+from underpaint.control.simulation.scenario import Run
 
 _TOLERANCE = 1e-6
 
