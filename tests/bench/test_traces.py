@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from underpaint.bench.traces import ARRIVALS_AN_INTERVAL, Schedule, Trace, read_trace, schedule
+from underpaint.bench.traces import (
+    ARRIVALS_AN_INTERVAL,
+    Schedule,
+    Trace,
+    read_arrivals_s,
+    read_trace,
+    schedule,
+    stretched,
+)
 from underpaint.errors import InvalidArgument, NotFound
 
 
@@ -73,3 +81,17 @@ def test_arrivals_follow_the_schedule() -> None:
 def test_gaps_are_those_of_a_poisson_process() -> None:
     gaps = np.diff(Schedule(1000.0, (5.0,)).arrivals_s(seed=0))
     assert gaps.mean() == pytest.approx(0.2, rel=0.05) and gaps.std() == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_stretched_trace_has_both_ends() -> None:
+    plan = stretched(Trace("t", (6.0, 4.0, 5.0)), low_per_s=1.0, peak_per_s=9.0, seconds=30.0)
+    assert plan == Schedule(10.0, (9.0, 1.0, 5.0))
+    assert stretched(Trace("level", (3.0, 3.0)), 2.0, 8.0, 4.0).rates_per_s == (2.0, 2.0)
+
+
+def test_arrivals_as_they_were_recorded(tmp_path: Path) -> None:
+    assert read_arrivals_s(written(tmp_path, "2500,7\n500.0,3\n\n1000,1\n")) == [0.5, 1.0, 2.5]
+    with pytest.raises(InvalidArgument, match="peak"):
+        read_arrivals_s(written(tmp_path, "hour,invocations\n0,3\n"))
+    with pytest.raises(InvalidArgument, match="requests in it"):
+        read_arrivals_s(written(tmp_path, ""))
