@@ -60,6 +60,7 @@ class Order:
         control: what the monitors of contenders with an allocator go by.
         peak: of the demand, in what the large model sustains.
         warm: requests that go ahead of every run, into its cache.
+        promise: whether requests carry the last objective as their slo_ms.
     """
 
     contenders: tuple[Contender, ...]
@@ -69,6 +70,7 @@ class Order:
     warm: int = 0
     sustain_s: float = 20.0
     control: Control | None = None
+    promise: bool = False
 
     @property
     def drain_s(self) -> float:
@@ -107,6 +109,9 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     bench.add_argument(
         "--static", default="", metavar="SHARE,…", help="also static splits that give these shares to the small variant"
+    )
+    bench.add_argument(
+        "--promise", action="store_true", help=f"requests carry the {OBJECTIVES[-1]}× objective as their slo_ms"
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
     bench.add_argument("--out", type=Path, metavar="DIR", help="leave plots there")
@@ -169,7 +174,8 @@ def replay_all(url: str, order: Order, plan: Schedule, yardstick: Yardstick, own
             arrivals_s = plan.arrivals_s(seed)
             for contender in order.contenders:
                 name = contender.name
-                visit = _Visit(url, contender, f"bench-{tenants}-{name.replace(' ', '')}-{seed}", seed)
+                slo_ms = round(slo_s * 1000) if order.promise else None
+                visit = _Visit(url, contender, f"bench-{tenants}-{name.replace(' ', '')}-{seed}", seed, slo_ms)
                 replies = replay.replies.setdefault((name, seed), [])
                 pictures = replay.pictures.setdefault((name, seed), [])
                 with on_stage(contender, own, order.control, slo_s):
@@ -182,12 +188,13 @@ def replay_all(url: str, order: Order, plan: Schedule, yardstick: Yardstick, own
 
 @dataclass(frozen=True)
 class _Visit:
-    """Who comes to which server, with a cache of whose own, with which realisation of the workload."""
+    """Who comes to which server, with a cache of whose own, with which realisation of the workload and promise."""
 
     url: str
     contender: Contender
     tenant: str
     seed: int
+    slo_ms: int | None = None
 
 
 async def _run_one(
@@ -199,7 +206,7 @@ async def _run_one(
 ) -> None:
     items = list(islice(workload(visit.seed), order.warm + len(arrivals_s)))
     what = f"{visit.contender.name}, {visit.seed + 1} of {order.seeds}"
-    wishes: Wishes = {"tenant": visit.tenant}
+    wishes: Wishes = {"tenant": visit.tenant, "slo_ms": visit.slo_ms}
     if visit.contender.policy is not None:
         wishes["policy"] = visit.contender.policy
     async with AsyncClient(visit.url) as client:
@@ -250,7 +257,7 @@ def _order(args: argparse.Namespace) -> Order:
         raise InvalidArgument.of(
             "url", args.url, "nothing, with --static and --profile: they decide a server's settings"
         )
-    return Order(entered, args.peak, args.seconds, args.seeds, args.warm, control=control)
+    return Order(entered, args.peak, args.seconds, args.seeds, args.warm, control=control, promise=args.promise)
 
 
 def _shares(text: str) -> list[float]:
@@ -284,6 +291,7 @@ def _asked(args: argparse.Namespace, order: Order) -> dict[str, Any]:
         "seconds": order.seconds,
         "seeds": order.seeds,
         "warm": order.warm,
+        "promise": order.promise,
         "objectives": [f"{times} × unloaded latency of the large model" for times in OBJECTIVES],
         "server": args.url or "own",
         "versions": versions(),
