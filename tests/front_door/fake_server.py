@@ -61,7 +61,7 @@ LIMITS = DoorLimits(
     heartbeats_missed=2,
     patience=Patience(embed_s=5.0, lookup_s=5.0, fetch_s=5.0),
 )
-PATIENCE_S = 20.0  # of a test, before it calls a deadlock a deadlock
+PATIENCE_S = 120.0  # of a test, before it calls a deadlock a deadlock
 FAR_PAST_NS = 0
 
 

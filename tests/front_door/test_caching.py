@@ -36,6 +36,14 @@ def knowing(*matches: Match, **attributes: Any) -> FakeServer:
     return FakeServer(cache=FakeCache(matches=list(matches), **attributes))
 
 
+async def wake_after(delay_s: float, asked: str, server: FakeServer) -> None:
+    """Let what hangs answer so long after something was asked."""
+    while asked not in server.cache.asked:
+        await asyncio.sleep(0)
+    await asyncio.sleep(delay_s)
+    server.cache.wake.set()
+
+
 def check_served_as_a_miss(server: FakeServer, reply: Reply, why: str, warned: bool) -> None:
     assert [call.model for call in server.calls][-1] == "big"
     outcome = reply.outcome
@@ -97,6 +105,20 @@ def test_the_image_of_a_hit_comes_along_with_the_lookup(policy: str) -> None:
     assert "fetch" not in server.cache.asked
     if server.calls:
         np.testing.assert_array_equal(server.calls[0].inputs["image"], IMAGE[None])
+
+
+def test_the_words_of_a_prompt_are_embedded_once() -> None:
+    server = knowing(a_match(0.85))
+
+    async def scenario() -> None:
+        door = open_door(server, CALIBRATED)
+        for prompt in ("a red circle", "a blue square", "a red circle"):
+            await door.serve(circle("modm", prompt=prompt))
+
+    run(scenario())
+    assert Counter(server.cache.asked)["two_embed_prompt"] == 2
+    first, _, again = server.cache.lookups
+    np.testing.assert_array_equal(first["embedding"], again["embedding"])
 
 
 def test_an_image_comes_along_only_where_it_will_be_used() -> None:
@@ -195,8 +217,10 @@ def test_a_fetch_that_costs_more_than_it_saves_is_not_made_twice() -> None:
         door = open_door(server, CALIBRATED)
         await door.serve(circle("vanilla"))
         server.cache.hanging = {"fetch"}
-        asyncio.get_running_loop().call_later(0.03, server.cache.wake.set)
-        return [await door.serve(circle("nirvana")) for _ in range(2)]
+        waking = asyncio.create_task(wake_after(0.03, "fetch", server))
+        replies = [await door.serve(circle("nirvana")) for _ in range(2)]
+        await waking
+        return replies
 
     first, second = run(scenario())
     assert (first.outcome.start, second.outcome.start) == ("cached_latents", "noise")
@@ -207,8 +231,10 @@ def test_time_is_told_by_stage() -> None:
     server = knowing(a_match(0.85), hanging={"two_embed_prompt", "lookup", "fetch"})
 
     async def scenario() -> Reply:
-        asyncio.get_running_loop().call_later(0.02, server.cache.wake.set)
-        return await open_door(server, CALIBRATED).serve(circle("modm"))
+        waking = asyncio.create_task(wake_after(0.02, "two_embed_prompt", server))
+        reply = await open_door(server, CALIBRATED).serve(circle("modm"))
+        await waking
+        return reply
 
     timings = run(scenario()).outcome.timings_ms
     assert timings.embed >= 15

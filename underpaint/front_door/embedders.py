@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
 from underpaint.front_door.hurry import Hurry
@@ -9,6 +11,7 @@ from underpaint.front_door.transport import Transport
 
 _ANSWERED_S = 60.0  # after which the transport itself gives a call up
 _TURNS = 8
+_PROMPTS_KNOWN = 1000  # people ask for the same again; 2 MB at 512 dimensions
 
 
 class Embedders:
@@ -18,6 +21,7 @@ class Embedders:
         self._transport, self._of_prompts = transport, f"{family}_embed_prompt"
         self._prompts = Hurry(self._of_prompts, _TURNS)
         self._images = Hurry("embed_image", _TURNS)
+        self._known: OrderedDict[str, np.ndarray] = OrderedDict()  # by prompt, the latest last
 
     async def text(self, prompt: str, within_s: float) -> np.ndarray:
         """The embedding of a prompt; what is too long is cut off as it is for the text encoders.
@@ -26,8 +30,13 @@ class Embedders:
             TooSlow: not done in time.
             UnderpaintError: a model's own error.
         """
-        inputs = {"prompt": np.array([[prompt.encode()]], np.object_)}
-        return (await self._prompts.call(lambda: self._embed(self._of_prompts, inputs), within_s))[0]
+        if prompt not in self._known:
+            inputs = {"prompt": np.array([[prompt.encode()]], np.object_)}
+            self._known[prompt] = (await self._prompts.call(lambda: self._embed(self._of_prompts, inputs), within_s))[0]
+        self._known.move_to_end(prompt)
+        if len(self._known) > _PROMPTS_KNOWN:
+            self._known.popitem(last=False)
+        return self._known[prompt]
 
     async def images(self, images: np.ndarray, within_s: float) -> np.ndarray:
         """The embeddings, [n, D], of images, uint8 [n, H, W, 3]. Raises the same."""
