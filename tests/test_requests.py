@@ -14,8 +14,10 @@ from underpaint.errors import InvalidArgument
 from underpaint.requests import (
     CACHE_MODES,
     MAX_DEADLINE_MS,
+    MAX_LORAS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
+    ON_MISSING_LORA,
     OUTPUT_FORMATS,
     SERVICE_CLASSES,
     GenerateRequest,
@@ -36,6 +38,8 @@ TEXTS = [
     "cache",
     "tenant",
     "service_class",
+    "lora",
+    "on_missing_lora",
 ]
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -62,6 +66,8 @@ IN_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "cache": st.sampled_from(CACHE_MODES),
     "tenant": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
     "previews": st.booleans(),
+    "lora": st.sampled_from(["night", "night:0.8", "night:-2, palette_2.v1:0", "a:1e-3,b,c"]),
+    "on_missing_lora": st.sampled_from(ON_MISSING_LORA),
 }
 
 OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
@@ -73,6 +79,22 @@ OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "width": st.integers(max_value=0),
     "height": st.integers(max_value=0),
     "output_format": TEXT.filter(lambda text: text not in OUTPUT_FORMATS),
+    "lora": st.sampled_from(
+        [
+            "../night",
+            "night:",
+            "night:nan",
+            "night:inf",
+            "night:11",
+            "night:x",
+            "a,a",
+            ",",
+            "a:1:2",
+            "/etc/passwd",
+            ",".join(f"l{i}" for i in range(MAX_LORAS + 1)),
+        ]
+    ),
+    "on_missing_lora": TEXT.filter(lambda text: text not in ON_MISSING_LORA),
     "cache": TEXT.filter(lambda text: text not in CACHE_MODES),
     "tenant": st.sampled_from(["", " ", "a b", "a/b", "../a", ".a", "größe", "a\n", "a:b", "x" * 65]),
     "request_id": st.sampled_from(["", " ", "a b", 'a"b', "a\n", "x" * 129, "a/b"]),
@@ -229,3 +251,9 @@ def test_every_field_says_what_it_is() -> None:
 def test_what_the_cache_modes_mean(mode: str, reads: bool, writes: bool) -> None:
     request = GenerateRequest("a circle", cache=mode)
     assert (request.reads_cache, request.writes_cache) == (reads, writes)
+
+
+def test_loras_are_read_with_their_scales() -> None:
+    request = GenerateRequest("a circle", lora="night:0.8, palette_2.v1")
+    assert [(wish.name, wish.scale) for wish in request.loras] == [("night", 0.8), ("palette_2.v1", 1.0)]
+    assert GenerateRequest("a circle").loras == ()

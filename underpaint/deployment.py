@@ -26,7 +26,8 @@ class Variant:
     """One servable diffusion model, with its defaults and limits.
 
     ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
-    its two markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs.
+    its two markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
+    ``loras``: whether it takes any.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Variant:
     schedulers: tuple[str, ...]
     prompt_tokens: int
     weights: str = ""
+    loras: bool = False
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Variant:
@@ -137,6 +139,10 @@ class Deployment:
         if scheduler not in variant.schedulers:
             allowed = f"{', '.join(variant.schedulers)} with {variant.name}"
             raise InvalidArgument.of("scheduler", scheduler, allowed)
+        if request.loras and not variant.loras:
+            able = ", ".join(name for name, each in self.variants.items() if each.loras)
+            allowed = f"none with {variant.name}" + (f"; LoRAs go with variant {able}" if able else "")
+            raise InvalidArgument.of("lora", request.lora, allowed)
         seed = draw_seed() if request.seed is None else request.seed
         return Sampling(steps, guidance, scheduler, width, height, seed)
 

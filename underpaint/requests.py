@@ -18,6 +18,10 @@ from underpaint.errors import InvalidArgument
 MAX_PROMPT_CHARACTERS = 4096
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1000  # a day; much longer ones would not fit into int64 nanoseconds
+MAX_LORAS = 8  # of one request
+MAX_LORA_SCALE = 10.0
+# What happens when a LoRA cannot be had: the request fails, or the image is painted without it, and the reply says so.
+ON_MISSING_LORA = ("fail", "without")
 # From the first to give way to the last: best_effort leaves half of its time to others, premium is late, not refused.
 SERVICE_CLASSES = ("best_effort", "standard", "premium")
 OUTPUT_FORMATS = ("tensor", "png", "none")
@@ -37,6 +41,17 @@ def parameter(help: str, default: Any = None) -> Any:
     return field(default=default, metadata={"dtype": None, "help": help})
 
 
+@dataclass(frozen=True)
+class LoraWish:
+    """A LoRA by name, and how strongly it is wanted; 1 is as strongly as it was trained, 0 not at all."""
+
+    name: str
+    scale: float
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.scale:g}"
+
+
 # Integers travel as INT64: Triton would quietly wrap a larger number into an INT32 before anybody could refuse it.
 @dataclass(frozen=True)
 class GenerateRequest:
@@ -53,6 +68,10 @@ class GenerateRequest:
     variant: str | None = tensor("STRING", "serve with this model, whatever the policy prefers")
     policy: str | None = tensor("STRING", "how to spend as little as possible; see `underpaint policies`")
     cache: str = tensor("STRING", f"start from stored pictures, store this one: {', '.join(CACHE_MODES)}", "readwrite")
+    lora: str | None = tensor("STRING", "LoRAs and their scales, NAME:SCALE,… or NAME (1); see `underpaint lora list`")
+    on_missing_lora: str | None = tensor(
+        "STRING", f"what to do where one cannot be had: {', '.join(ON_MISSING_LORA)} (default: fail)"
+    )
     output_format: str = tensor("STRING", "tensor, png (base64) or none (only the report)", "tensor")
     # A parameter, so that a gateway can set it: Triton forwards headers as parameters (--http-header-forward-pattern).
     tenant: str = parameter("whose cache to use; nothing is shared between tenants", "default")
@@ -76,6 +95,9 @@ class GenerateRequest:
         if self.service_class not in SERVICE_CLASSES:
             raise InvalidArgument.of("service_class", self.service_class, ", ".join(SERVICE_CLASSES))
         _check_guidance(self.guidance_scale)
+        parse_loras(self.lora or "")
+        if self.on_missing_lora not in (None, *ON_MISSING_LORA):
+            raise InvalidArgument.of("on_missing_lora", self.on_missing_lora, ", ".join(ON_MISSING_LORA))
         if self.output_format not in OUTPUT_FORMATS:
             raise InvalidArgument.of("output_format", self.output_format, ", ".join(OUTPUT_FORMATS))
         if self.cache not in CACHE_MODES:
@@ -94,6 +116,10 @@ class GenerateRequest:
         return self.cache in ("readwrite", "write", "reproducible")
 
     @property
+    def loras(self) -> tuple[LoraWish, ...]:
+        return parse_loras(self.lora or "")
+
+    @property
     def reproducible(self) -> bool:
         """Whether nothing but the request may decide what its image is."""
         return self.cache == "reproducible"
@@ -110,6 +136,41 @@ class GenerateRequest:
             if name not in by_name:
                 raise InvalidArgument.of("parameter name", name, ", ".join(by_name))
         return cls(**{name: _typed(by_name[name], value) for name, value in raw.items() if value is not None})
+
+
+def parse_loras(text: str) -> tuple[LoraWish, ...]:
+    """The LoRAs in ``NAME:SCALE,NAME,…``.
+
+    Raises:
+        InvalidArgument: it is not of that form, a scale is not finite or too large, a name comes twice, or there are
+            too many.
+    """
+    wishes = tuple(_lora(part.strip()) for part in text.split(",")) if text.strip() else ()
+    named = [wish.name for wish in wishes]
+    if len(wishes) > MAX_LORAS:
+        raise InvalidArgument.of("lora", f"{len(wishes)} LoRAs", f"at most {MAX_LORAS}")
+    if len(set(named)) < len(named):
+        raise InvalidArgument.of("lora", text, "each name once")
+    return wishes
+
+
+def check_lora_name(name: str) -> None:
+    """Raises InvalidArgument for what cannot name a LoRA; a name is the name of a file, and never a path."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) or ".." in name:
+        raise InvalidArgument.of("lora", name, "a name of 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+
+
+def _lora(text: str) -> LoraWish:
+    name, colon, said = text.partition(":")
+    check_lora_name(name)
+    try:
+        scale = float(said) if colon else 1.0
+    except ValueError:
+        scale = math.nan
+    if not abs(scale) <= MAX_LORA_SCALE:
+        allowed = f"{name}:SCALE, with a scale from -{MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
+        raise InvalidArgument.of("lora", text, allowed)
+    return LoraWish(name, scale)
 
 
 def input_fields() -> list[Field[Any]]:

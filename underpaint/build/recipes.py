@@ -25,6 +25,8 @@ class VariantRecipe:
 
     ``max_rows`` is the batch limit of one UNet call; ``unet_instances`` processes run it side by side, each with
     ``unet_threads`` threads on a CPU; ``unet_timeout_s`` is how long a call may take before it counts as lost.
+    ``loras``: whether it takes LoRAs, by twins that its export brings; those in use share ``lora_memory_mb`` MiB, and
+    one that has not come after ``lora_timeout_s`` never will.
     """
 
     name: str
@@ -37,6 +39,9 @@ class VariantRecipe:
     unet_instances: int = 1
     unet_threads: int = 1
     unet_timeout_s: float = 10.0
+    loras: bool = False
+    lora_memory_mb: float = 256.0
+    lora_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         self._hold("name", bool(_NAME.fullmatch(self.name)) and self.name != _FRONT_DOOR, _NAME_ALLOWED)
@@ -50,6 +55,8 @@ class VariantRecipe:
         self._hold("max_rows", self.max_rows >= rows, f"{rows} or more, what one request takes")
         self._hold("unet_instances", self.unet_instances >= 1, "1 or more")
         self._hold("unet_threads", self.unet_threads >= 1, "1 or more")
+        self._hold("lora_memory_mb", 0 < self.lora_memory_mb < math.inf, "a finite number of MiB above 0")
+        self._hold("lora_timeout_s", 0 < self.lora_timeout_s < math.inf, "a finite number of seconds above 0")
         self._hold("unet_timeout_s", 0 < self.unet_timeout_s < math.inf, "a finite number of seconds above 0")
 
     def _hold(self, field: str, holds: bool, allowed: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from underpaint.addons.layout import LoraLayout
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
@@ -65,13 +66,15 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
     configs = [_tokenizer(recipe, _shared_sequence_length(recipe, shapes)), *_front_doors(recipe), _cache()]
     for variant in recipe.variants:
-        configs += _variant(recipe, variant, shapes[variant.name])
+        configs += _variant(recipe, variant, shapes[variant.name], repository)
     if recipe.clip:
         configs += _embedders(recipe, repository)
     if recipe.routing:
         configs += _scorers(repository)
     for config in configs:
         files[Path(config.name) / "config.pbtxt"] = mc.to_text(config)
+        if config.default_model_filename:
+            files[Path(config.name) / "1" / ".gitkeep"] = ""
         if config.backend == "python":
             files[Path(config.name) / "1" / "model.py"] = _model_py(config.name)
         if config.platform == "ensemble":
@@ -97,13 +100,14 @@ def write(files: dict[Path, str], repository: Path) -> None:
 # The models of a variant ----------------------------------------------------------------------------------------
 
 
-def _variant(recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> list[mc.ModelConfig]:
+def _variant(recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes, repository: Path) -> list[mc.ModelConfig]:
     return [
         _text_encoder(variant, shapes),
         _unet(variant, shapes),
         _denoiser(variant, shapes),
         _vae_encoder(variant, shapes),
         _vae_decoder(variant, shapes),
+        *(_lora_twins(variant, shapes, repository) if variant.loras else ()),
     ]
 
 
@@ -148,6 +152,8 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         mc.model_input("image_latents", "FP32", _latents(shapes), optional=True),
         mc.model_input("start_latents", "FP32", _latents(shapes), optional=True),
         mc.model_input("capture_steps", "INT32", [-1], optional=True),
+        mc.model_input("input_ids", "INT32", [shapes.sequence_length], optional=True),
+        mc.model_input("negative_input_ids", "INT32", [shapes.sequence_length], optional=True),
     ]
     outputs = [
         mc.model_output("latents", "FP32", _latents(shapes)),
@@ -155,13 +161,14 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         mc.model_output("timings_ns", "INT64", [3]),
         mc.model_output("progress", "INT32", [2]),
         mc.model_output("steps_run", "INT32", [1]),
+        mc.model_output("lora_steps", "INT32", [-1]),
         mc.model_output("alive_since_ns", "INT64", [1]),
     ]
     parameters = {
         # The front door feels its pulse and errors those who wait for it, so a new process is all that is needed.
         "heartbeat": "true",
         "on_death": "reload",
-        "calls": f"{variant.name}_unet",
+        "calls": ",".join([f"{variant.name}_unet", *_twins(variant), *_text_twins(variant)]),
         "unet": f"{variant.name}_unet",
         "unet_timeout_s": variant.unet_timeout_s,
         "max_rows": variant.max_rows,
@@ -170,7 +177,72 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
         "vae_scale_factor": shapes.vae_scale_factor,
         "sizes": ",".join(f"{width}x{height}" for width, height in variant.sizes),
     }
+    if variant.loras:
+        parameters |= {
+            "lora_twins": ",".join(_twins(variant)),
+            "lora_text_twin": ",".join(_text_twins(variant)),
+            "loras": "",  # where they are found; empty: what the environment says, see addons/location.py
+            "lora_memory_mb": variant.lora_memory_mb,
+            "lora_timeout_s": variant.lora_timeout_s,
+        }
     return mc.python_model(f"{variant.name}_denoiser", inputs, outputs, max_batch_size=1, parameters=parameters)
+
+
+def _twins(variant: VariantRecipe) -> list[str]:
+    """The UNet's twins for LoRAs: of attention's layers, and of all."""
+    return [f"{variant.name}_unet_lora", f"{variant.name}_unet_locon"] if variant.loras else []
+
+
+def _text_twins(variant: VariantRecipe) -> list[str]:
+    return [f"{variant.name}_text_encoder_lora"] if variant.loras else []
+
+
+def _lora_twins(variant: VariantRecipe, shapes: Shapes, repository: Path) -> list[mc.ModelConfig]:
+    """The twins stand beside the weights that they share with the network; only their configs are apart.
+
+    They have no batch dimension in Triton's sense, since a bank has fewer rows than its batch.
+    """
+    latents, embeds = [-1, *_declared_latents(variant, shapes)], [-1, *_embeds(shapes)]
+    rows = [
+        mc.model_input("sample", "FP32", latents),
+        mc.model_input("timestep", "FP32", [-1]),
+        mc.model_input("encoder_hidden_states", "FP32", embeds),
+    ]
+    noise = [mc.model_output("noise_pred", "FP32", latents)]
+    ids = [mc.model_input("input_ids", "INT32", [-1, shapes.sequence_length])]
+    states = [mc.model_output("last_hidden_state", "FP32", embeds)]
+    unet, encoder = f"{variant.name}_unet", f"{variant.name}_text_encoder"
+    layout = LoraLayout.load(repository / unet / "1")
+    width = LoraLayout.load(repository / encoder / "1").width
+    instances, threads = variant.unet_instances, variant.unet_threads
+    return [
+        _twin(unet, "lora", rows, layout.narrow_width, noise, instances, threads),
+        _twin(unet, "locon", rows, layout.width, noise, 1, threads),  # few LoRAs go that far
+        _twin(encoder, "lora", ids, width, states, 1, 1),
+    ]
+
+
+def _twin(
+    network: str,
+    kind: str,
+    inputs: Sequence[mc.ModelInput],
+    width: int,
+    outputs: Sequence[mc.ModelOutput],
+    instances: int,
+    threads: int,
+) -> mc.ModelConfig:
+    bank = [mc.model_input("lora_bank", "FP16", [-1, -1, width]), mc.model_input("lora_scales", "FP32", [-1, -1])]
+    return mc.onnx_model(
+        f"{network}_{kind}",
+        [*inputs, *bank],
+        outputs,
+        0,
+        instances,
+        threads,
+        free_dims=(1, 1),
+        dynamic_batching=False,
+        model_file=f"../../{network}/1/{kind}.onnx",
+    )
 
 
 def _vae_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
@@ -341,6 +413,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             sizes=v.sizes,
             schedulers=scheduler_names(_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
             prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
+            loras=v.loras,
             weights=weights_of(repository, v.name),
         )
         for v in recipe.variants

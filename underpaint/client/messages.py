@@ -36,6 +36,8 @@ class Wishes(TypedDict, total=False):
     variant: str | None
     policy: str | None
     cache: str
+    lora: str | None
+    on_missing_lora: str | None
     tenant: str
     request_id: str | None
     deadline_ms: int | None

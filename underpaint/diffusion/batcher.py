@@ -52,16 +52,17 @@ class StepBatcher:
         self._patience_ns, self._capacity = patience_ns, capacity
         self._waiting: dict[str, Ticket] = {}
         self._in_flight: dict[str, Ticket] = {}
+        self._held: dict[str, Ticket] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._in_flight)
+        return len(self._waiting) + len(self._in_flight) + len(self._held)
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._waiting or request_id in self._in_flight
+        return any(request_id in place for place in (self._waiting, self._in_flight, self._held))
 
     @property
     def waiting(self) -> int:
-        """Requests that are not part of a UNet call at this moment."""
+        """Requests that are not part of a UNet call at this moment, but could be."""
         return len(self._waiting)
 
     def add(self, ticket: Ticket) -> None:
@@ -110,14 +111,27 @@ class StepBatcher:
             if self._in_flight.get(ticket.request_id) == ticket:
                 self._waiting[ticket.request_id] = self._in_flight.pop(ticket.request_id)
 
+    def hold(self, request_id: str) -> None:
+        """This request cannot go on for now; it takes part in nothing until it is released."""
+        ticket = self._waiting.pop(request_id, None) or self._in_flight.pop(request_id, None)
+        if ticket is not None:
+            self._held[request_id] = ticket
+
+    def release(self, request_id: str) -> None:
+        """What this request had to wait for is there. Does nothing for one that is not held."""
+        if request_id in self._held:
+            self._waiting[request_id] = self._held.pop(request_id)
+
     def discard(self, request_id: str) -> None:
         """This request is done, cancelled or too late."""
         self._waiting.pop(request_id, None)
         self._in_flight.pop(request_id, None)
+        self._held.pop(request_id, None)
 
     def expired(self, now_ns: int) -> list[Ticket]:
-        """Waiting requests whose deadline has passed."""
-        return [ticket for ticket in self._waiting.values() if ticket.expired(now_ns)]
+        """Requests that wait or are held, and whose deadline has passed."""
+        idle = (*self._waiting.values(), *self._held.values())
+        return [ticket for ticket in idle if ticket.expired(now_ns)]
 
     def _fair_share(self) -> int:
         """Rows that a stack has to carry at least, if nobody is to be left over."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from underpaint.diffusion.adapters import Adapted, Adapter, Banks, Joining
 from underpaint.diffusion.prediction import Prediction
 from underpaint.diffusion.sampling import guide, step
 from underpaint.diffusion.schedule import Schedule
@@ -34,6 +35,15 @@ class UNet(Protocol):
         """
 
 
+class LoraTwin(Protocol):
+    """The UNet's twin, for rows with LoRAs."""
+
+    def __call__(
+        self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray, adapted: Adapted
+    ) -> Answer:
+        """As the UNet does; each row with its own LoRAs."""
+
+
 @dataclass
 class Trajectory:
     """A request on its way from noise to latents.
@@ -47,6 +57,9 @@ class Trajectory:
         capture_steps: keep the sample as it is before each of these steps.
         clean: float32 [C, h, w], the latest estimate of the finished latents; None before the first step.
         captured: the samples kept so far, by step.
+        joining: LoRAs that it has to take up at some step; None once it has, and without any.
+        adapters: the LoRAs that it has taken up, as far as they concern the UNet; ``joined``: the names of all.
+        joined_at: the step before which it took them up; None without any.
     """
 
     schedule: Schedule
@@ -58,6 +71,15 @@ class Trajectory:
     capture_steps: frozenset[int] = frozenset()
     clean: np.ndarray | None = None
     captured: dict[int, np.ndarray] = field(default_factory=dict)
+    joining: Joining | None = None
+    adapters: tuple[Adapter, ...] = ()
+    joined: tuple[str, ...] = ()
+    joined_at: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the next step has to wait for LoRAs."""
+        return self.joining is not None and self.step >= self.joining.step and not self.joining.adaptation.done()
 
     @property
     def rows(self) -> int:
@@ -67,6 +89,18 @@ class Trajectory:
     def done(self) -> bool:
         return self.step >= len(self.schedule)
 
+    def join_if_due(self) -> None:
+        """Take up the LoRAs whose step has come; they have to be there (see ``held``)."""
+        if self.joining is None or self.step < self.joining.step:
+            return
+        adaptation = self.joining.adaptation.result(timeout=0)
+        self.adapters, self.joined, self.joined_at = adaptation.adapters, adaptation.names, self.step
+        self.joining = None
+        if adaptation.prompt_embeds is not None:
+            self.prompt_embeds = adaptation.prompt_embeds
+        if adaptation.negative_prompt_embeds is not None and self.negative_prompt_embeds is not None:
+            self.negative_prompt_embeds = adaptation.negative_prompt_embeds
+
     def keep_if_wanted(self) -> None:
         if self.step in self.capture_steps:
             self.captured[self.step] = self.sample.copy()  # a view would keep the whole batch alive
@@ -75,11 +109,16 @@ class Trajectory:
 class Denoiser:
     """The step that a variant's UNet makes."""
 
-    def __init__(self, unet: UNet, prediction: Prediction) -> None:
-        self._unet, self._prediction = unet, prediction
+    def __init__(self, unet: UNet, prediction: Prediction, twin: LoraTwin | None = None) -> None:
+        """``twin`` runs the rows that have LoRAs; without one, no trajectory may have any."""
+        self._unet, self._prediction, self._twin = unet, prediction, twin
+        self._banks = Banks()
 
     def advance(self, trajectories: Sequence[Trajectory], calls: int = 1) -> None:
-        """Move each trajectory on by one step, in ``calls`` UNet calls. When one of them fails, none has moved."""
+        """Move each trajectory on by one step, in ``calls`` UNet calls (and as many of its twin, where some have LoRAs
+        and others do not). When one of them fails, none has moved."""
+        for trajectory in trajectories:
+            trajectory.join_if_due()
         x = np.stack([t.sample for t in trajectories])
         output = self._predict(trajectories, x, calls)
         positions = [(t.schedule, t.step) for t in trajectories]
@@ -94,11 +133,13 @@ class Denoiser:
         guided = [i for i, t in enumerate(trajectories) if t.negative_prompt_embeds is not None]
         timestep = np.array([t.schedule.timesteps[t.step] for t in trajectories], np.float32)
         embeds = [t.prompt_embeds for t in trajectories]
+        adapters = [t.adapters for t in trajectories]
         if not guided:
-            return self._call(calls, x, timestep, np.stack(embeds))
+            return self._call(calls, adapters, x, timestep, np.stack(embeds))
         negative = [t.negative_prompt_embeds for t in trajectories if t.negative_prompt_embeds is not None]
         output = self._call(
             calls,
+            adapters + [adapters[i] for i in guided],
             np.concatenate([x, x[guided]]),
             np.concatenate([timestep, timestep[guided]]),
             np.stack(embeds + negative),
@@ -106,14 +147,29 @@ class Denoiser:
         scale = np.array([trajectories[i].guidance_scale for i in guided], np.float32)
         return guide(output, np.array(guided), scale, len(trajectories))
 
-    def _call(self, calls: int, *rows: np.ndarray) -> np.ndarray:
-        """The UNet's answer to all rows, in ``calls`` parts side by side."""
-        parts = list(zip(*(np.array_split(array, calls) for array in rows), strict=True))
-        outputs = _all([self._unet(*part) for part in parts])
-        for output, (sample, *_) in zip(outputs, parts, strict=True):
-            if output.shape != sample.shape:  # numpy would broadcast one row to all
-                raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(sample.shape)}")
-        return outputs[0] if calls == 1 else np.concatenate(outputs)
+    def _call(self, calls: int, adapters: Sequence[tuple[Adapter, ...]], *rows: np.ndarray) -> np.ndarray:
+        """The answer to all rows, in ``calls`` parts side by side; those with LoRAs from the twin."""
+        plain = [i for i, each in enumerate(adapters) if not each]
+        adapted = [i for i, each in enumerate(adapters) if each]
+        parts = [part for kind in (plain, adapted) if kind for part in np.array_split(kind, min(calls, len(kind)))]
+        outputs = _all([self._begin([adapters[i] for i in part], [array[part] for array in rows]) for part in parts])
+        for output, part in zip(outputs, parts, strict=True):
+            if output.shape != rows[0][part].shape:  # numpy would broadcast one row to all
+                raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(rows[0][part].shape)}")
+        if len(parts) == 1:
+            return outputs[0]
+        together = np.empty_like(rows[0])
+        for output, part in zip(outputs, parts, strict=True):
+            together[part] = output
+        return together
+
+    def _begin(self, adapters: Sequence[tuple[Adapter, ...]], rows: Sequence[np.ndarray]) -> Answer:
+        sample, timestep, embeds = rows
+        if not adapters[0]:
+            return self._unet(sample, timestep, embeds)
+        if self._twin is None:
+            raise Internal("a request has LoRAs, but its variant has no LoRA twin")
+        return self._twin(sample, timestep, embeds, self._banks.of(adapters))
 
 
 def _all(answers: Iterable[Answer]) -> list[np.ndarray]:

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from underpaint.diffusion.adapters import Adaptation
 from underpaint.diffusion.batcher import StepBatcher, Ticket
 from underpaint.diffusion.denoiser import Denoiser, Trajectory
 from underpaint.errors import (
@@ -120,7 +122,11 @@ class Engine:
                 raise Cancelled(f"request {ticket.request_id} was cancelled")
             self._batcher.add(ticket)
             self._jobs[ticket.request_id] = job
+            if trajectory.held:
+                self._batcher.hold(ticket.request_id)
             self._changed.notify()
+        if trajectory.joining is not None:
+            trajectory.joining.adaptation.add_done_callback(partial(self._loaded, job))
         return job.future
 
     def cancel(self, request_id: str) -> bool:
@@ -222,6 +228,9 @@ class Engine:
             for job in leaving:
                 self._leave(job.ticket.request_id)
             self._batcher.give_back(job.ticket for job in present)
+            for job in present:
+                if job.trajectory.held:  # what it waits for may come at any time, but not before this lock is free
+                    self._batcher.hold(job.ticket.request_id)
             if failure is not None:  # this thread pauses; without a failure it is back at once, and wakes others
                 self._changed.notify()
         return leaving
@@ -248,6 +257,19 @@ class Engine:
         else:
             steps_run = len(trajectory.schedule) - job.first_step
             job.future.set_result(Denoised(trajectory, steps_run, job.started_ns or 0, self._clock_ns()))
+
+    def _loaded(self, job: _Job, adaptation: Future[Adaptation]) -> None:
+        """A request's LoRAs are there, or never will be, which ends it."""
+        failure = adaptation.exception()
+        with self._changed:
+            if self._jobs.get(job.ticket.request_id) is not job:
+                return
+            if failure is not None:
+                self._leave(job.ticket.request_id)
+            self._batcher.release(job.ticket.request_id)
+            self._changed.notify()
+        if failure is not None:
+            job.future.set_exception(failure)
 
     # Bookkeeping, under the lock ------------------------------------------------------------------------------
 

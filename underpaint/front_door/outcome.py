@@ -59,6 +59,15 @@ class First:
 
 
 @dataclass(frozen=True)
+class LoraUse:
+    """A LoRA that was asked for, and before which step it joined; None where it could not be had."""
+
+    name: str
+    scale: float
+    joined_at: int | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The report that comes with every image. Names as in the request.
 
@@ -99,6 +108,7 @@ class Outcome:
     escalated_from: First | None = None
     fallback: str | None = None
     downgrade: str | None = None
+    loras: tuple[LoraUse, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -110,13 +120,15 @@ class Outcome:
         raw["timings_ms"] = Timings(**_known(Timings, raw["timings_ms"]))
         raw["source"] = Source(**_known(Source, raw["source"])) if raw.get("source") else None
         raw["escalated_from"] = First(**_known(First, raw["escalated_from"])) if raw.get("escalated_from") else None
-        return cls(**{**raw, "warnings": tuple(raw["warnings"])})
+        loras = tuple(LoraUse(**_known(LoraUse, each)) for each in raw.get("loras", ()))
+        return cls(**{**raw, "warnings": tuple(raw["warnings"]), "loras": loras})
 
     def metadata(self) -> dict[str, Any]:
         """What a PNG should say of itself: enough to paint it again, without the measurements."""
         report = asdict(self)
-        return {n: value for n, value in report.items() if n not in ("timings_ms", "warnings") and value is not None}
+        left_out = ("timings_ms", "warnings") if self.loras else ("timings_ms", "warnings", "loras")
+        return {n: value for n, value in report.items() if n not in left_out and value is not None}
 
 
-def _known(cls: type[Outcome | Timings | Source | First], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _known(cls: type[Outcome | Timings | Source | First | LoraUse], raw: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}

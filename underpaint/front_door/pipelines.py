@@ -12,7 +12,7 @@ from underpaint.deployment import Sampling
 from underpaint.front_door.cache_client import Captured
 from underpaint.front_door.transport import Parameters, Transport
 from underpaint.policies import CachedImage, CachedLatents, Keep, Plan
-from underpaint.requests import GenerateRequest
+from underpaint.requests import ON_MISSING_LORA, GenerateRequest
 
 _OUTPUTS = ("prompt_tokens", "timings_ns", "steps_run")
 
@@ -56,7 +56,7 @@ class Painting:
 
     ``image``: uint8 [H, W, 3]. ``prompt_tokens``: of the prompt and the negative prompt, before any was cut off. Times
     are monotonic nanoseconds: when the ensemble was called, when the denoiser got the request, began and ended it, and
-    when the image was there.
+    when the image was there. ``lora_steps``: before which step each LoRA of the request joined; -1: it never came.
     """
 
     image: np.ndarray
@@ -68,6 +68,7 @@ class Painting:
     finished_ns: int
     painted_ns: int
     captured: Captured | None = None
+    lora_steps: tuple[int, ...] = ()
 
     @classmethod
     def finished(cls, image: np.ndarray) -> Painting:
@@ -93,9 +94,11 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         "request_id": errand.request_id,
         "called_ns": errand.arrived_ns,
         "deadline_ns": errand.deadline_ns,
+        **_lora_parameters(job.request),
     }
     pipeline = _pipeline(job)
     wanted = [pipeline.image, *_OUTPUTS, *(["captured_latents"] if job.capture_steps else [])]
+    wanted += ["lora_steps"] if job.request.loras else []
     inputs = {**_inputs(job.request, job.sampling), **pipeline.inputs}
     if job.capture_steps:
         inputs["capture_steps"] = _batch(job.capture_steps, np.int32)
@@ -111,6 +114,7 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         finished_ns=finished_ns,
         painted_ns=time.monotonic_ns(),
         captured=Captured(job.capture_steps, outputs["captured_latents"][0]) if job.capture_steps else None,
+        lora_steps=tuple(int(step) for step in outputs["lora_steps"].reshape(-1)) if job.request.loras else (),
     )
 
 
@@ -134,6 +138,16 @@ def _pipeline(job: Job) -> _Pipeline:
             return _Pipeline(f"{variant}_resume", "image", inputs)
         case _:
             return _Pipeline(variant, "image", {})
+
+
+def _lora_parameters(request: GenerateRequest) -> Parameters:
+    if not request.loras:
+        return {}
+    return {
+        "lora": ",".join(map(str, request.loras)),
+        "on_missing_lora": request.on_missing_lora or ON_MISSING_LORA[0],
+        "lora_at_once": request.reproducible,
+    }
 
 
 def _inputs(request: GenerateRequest, sampling: Sampling) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from underpaint.evidence import Absence, Evidence, Miss, Reuse
 from underpaint.front_door.cache_client import Entry
 from underpaint.front_door.cascade import Cascade
 from underpaint.front_door.memory import Keepsake
-from underpaint.front_door.outcome import First, Outcome, Source, Timings
+from underpaint.front_door.outcome import First, LoraUse, Outcome, Source, Timings
 from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
@@ -56,7 +56,7 @@ def _outcome(
 ) -> Outcome:
     sampling, start = job.sampling, job.plan.start
     steps_skipped = sampling.num_inference_steps - painting.steps_run
-    absence = _absence(policy, evidence, job)
+    absence, loras = _absence(policy, evidence, job), _loras(job, painting)
     return Outcome(
         request_id=visit.request_id,
         prompt=job.request.prompt,
@@ -73,7 +73,7 @@ def _outcome(
         width=sampling.width,
         height=sampling.height,
         timings_ms=_timings(painting, visit, cascade),
-        warnings=(*_cut_off(job, painting, deployment), *_not_helped(absence)),
+        warnings=(*_cut_off(job, painting, deployment), *_not_helped(absence), *_gone_without(loras)),
         source=_source(job, steps_skipped),
         miss=absence.why if absence else None,
         generation=_generation(job),
@@ -83,6 +83,7 @@ def _outcome(
         escalated_from=_first(*cascade.first) if cascade.first and cascade.escalated else None,
         fallback=cascade.fallback,
         downgrade=downgrade,
+        loras=loras,
     )
 
 
@@ -127,6 +128,18 @@ def _absence(policy: Policy, evidence: Evidence, job: Job) -> Absence | None:
 
 def _not_helped(absence: Absence | None) -> tuple[str, ...]:
     return (f"cache: {absence.detail}; painted from noise",) if absence and absence.detail else ()
+
+
+def _loras(job: Job, painting: Painting) -> tuple[LoraUse, ...]:
+    """Those that were asked for; the entry of a finished image was painted with the same."""
+    steps = painting.lora_steps or (0,) * len(job.request.loras)
+    pairs = zip(job.request.loras, steps, strict=True)
+    return tuple(LoraUse(wish.name, wish.scale, step if step >= 0 else None) for wish, step in pairs)
+
+
+def _gone_without(loras: tuple[LoraUse, ...]) -> tuple[str, ...]:
+    missing = [use.name for use in loras if use.joined_at is None]
+    return (f"lora: {', '.join(missing)} could not be had; painted without",) if missing else ()
 
 
 def _cut_off(job: Job, painting: Painting, deployment: Deployment) -> tuple[str, ...]:

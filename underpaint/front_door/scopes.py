@@ -13,8 +13,9 @@ _LATENTS_DTYPE = "float32"
 def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: GenerateRequest, sampling: Sampling) -> str:
     """The scope in which an image, or latents of ``variant``, may be reused for this request."""
     width, height = sampling.width, sampling.height
+    add_ons = tuple(f"lora:{wish}" for wish in request.loras)
     if reuse is Reuse.IMAGE:
-        return ImageScope(request.tenant, deployment.embedder, width, height, request.negative_prompt).key()
+        return ImageScope(request.tenant, deployment.embedder, width, height, request.negative_prompt, add_ons).key()
     return LatentsScope(
         tenant=request.tenant,
         embedder=deployment.embedder,
@@ -26,4 +27,5 @@ def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: Genera
         dtype=_LATENTS_DTYPE,
         guidance_scale=sampling.guidance_scale,
         negative_prompt=request.negative_prompt,
+        add_ons=add_ons,
     ).key()

@@ -18,20 +18,24 @@ from typing import Any
 import numpy as np
 
 from underpaint.diffusion import prediction
+from underpaint.diffusion.adapters import Joining
 from underpaint.diffusion.batcher import StepBatcher, Ticket
-from underpaint.diffusion.denoiser import Answer, Denoiser
+from underpaint.diffusion.denoiser import Answer, Denoiser, Trajectory
 from underpaint.diffusion.engine import Denoised, Engine
 from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler, scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
 from underpaint.front_door.transport import Tensors
+from underpaint.requests import LoraWish, parse_loras
 from underpaint.triton.bls import BlsTransport
+from underpaint.triton.lora_service import LoraOrder, open_loras
 from underpaint.triton.metrics import EngineMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import answer, refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, text
 
 _UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
+_NEVER = -1  # the step at which a LoRA joined that could not be had
 # Without these there is nothing to run; config.pbtxt has them optional, since the other operations need none.
 _NEEDED = (
     "prompt_embeds",
@@ -49,7 +53,8 @@ _NEEDED = (
 class _Call:
     """One request to this model: what it carries, and where its answer goes.
 
-    ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them.
+    ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them. ``lora_at_once``: LoRAs
+    join before the first step, however long they take to load.
     """
 
     sender: Any
@@ -57,12 +62,17 @@ class _Call:
     request_id: str
     called_ns: int | None
     deadline_ns: int | None
+    loras: tuple[LoraWish, ...]
+    on_missing_lora: str
+    lora_at_once: bool
 
     @classmethod
     def of(cls, request: Any, sender: Any) -> _Call:
         parameters = parameters_of(request)
         times = (_nanoseconds(parameters, name) for name in ("called_ns", "deadline_ns"))
-        return cls(sender, inputs_of(request), _request_id(request, parameters), *times)
+        loras = parse_loras(str(parameters.get("lora", "")))
+        missing, at_once = str(parameters.get("on_missing_lora", "fail")), bool(parameters.get("lora_at_once", False))
+        return cls(sender, inputs_of(request), _request_id(request, parameters), *times, loras, missing, at_once)
 
 
 class TritonPythonModel:
@@ -79,7 +89,9 @@ class TritonPythonModel:
         unet = partial(_call_unet, self._transport, model.parameters["unet"], float(model.parameters["unet_timeout_s"]))
         prediction_type = self._schedulers[scheduler_names(raw)[0]].prediction_type
         batcher = StepBatcher(int(model.parameters["max_rows"]), stacks)
-        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type)), batcher, stacks)
+        self._loras = open_loras(model, self._transport)
+        twin = None if self._loras is None else self._loras.call_twin
+        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type), twin), batcher, stacks)
         self._metrics = EngineMetrics(model.name, self._engine.activity)
         self._operations: dict[str, Callable[[_Call], None]] = {
             "run": self._run,
@@ -100,6 +112,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._metrics.close()
         self._engine.close()
+        if self._loras is not None:
+            self._loras.close()
         self._transport.close()
 
     def _operation(self, op: str) -> Callable[[_Call], None]:
@@ -110,9 +124,26 @@ class TritonPythonModel:
     def _run(self, call: _Call) -> None:
         arrived_ns = time.monotonic_ns()
         trajectory = begin(_order(call.inputs), self._canvas, self._schedulers)
+        if call.loras:
+            trajectory.joining = self._joining(call, trajectory)
         called_ns = call.called_ns or arrived_ns
         ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, trajectory.sample.shape)
-        self._engine.submit(ticket, trajectory).add_done_callback(partial(_deliver, call.sender, arrived_ns))
+        self._engine.submit(ticket, trajectory).add_done_callback(partial(_deliver, call, arrived_ns))
+
+    def _joining(self, call: _Call, trajectory: Trajectory) -> Joining:
+        """The request's LoRAs, which are being loaded where they are not in memory."""
+        if self._loras is None:
+            raise InvalidArgument.of("lora", ",".join(map(str, call.loras)), "none: this variant has no LoRA twin")
+        ids = [call.inputs[name] for name in ("input_ids", "negative_input_ids") if name in call.inputs]
+        wanted = LoraOrder(
+            call.loras,
+            call.on_missing_lora,
+            call.lora_at_once,
+            trajectory.step,
+            len(trajectory.schedule),
+            np.concatenate(ids) if ids else None,
+        )
+        return self._loras.order(wanted)
 
     def _cancel(self, call: _Call) -> None:
         if not self._engine.cancel(call.request_id):
@@ -148,8 +179,9 @@ def _call_unet(
     return lambda: answer()["noise_pred"]
 
 
-def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
+def _deliver(call: _Call, arrived_ns: int, future: Future[Denoised]) -> None:
     """Answer a request whose trajectory has ended."""
+    sender = call.sender
     error = future.exception()
     if error is not None:
         return refuse(sender, error, to_model=True)
@@ -157,6 +189,7 @@ def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
     trajectory = denoised.trajectory
     captured = [trajectory.captured[step] for step in sorted(trajectory.captured)]
     none = np.zeros((0, *trajectory.sample.shape), np.float32)
+    joined = [trajectory.joined_at if wish.name in trajectory.joined else _NEVER for wish in call.loras]
     times = [arrived_ns, denoised.started_ns, denoised.finished_ns]
     answer(
         sender,
@@ -166,6 +199,7 @@ def _deliver(sender: Any, arrived_ns: int, future: Future[Denoised]) -> None:
             "timings_ns": np.array([times], np.int64),
             "progress": _progress(trajectory.step, len(trajectory.schedule)),
             "steps_run": np.array([[denoised.steps_run]], np.int32),
+            "lora_steps": np.array([joined], np.int32),
         },
     )
 

@@ -60,14 +60,17 @@ def onnx_model(
     threads: int = 1,
     free_dims: Sequence[int] = (),
     dynamic_batching: bool = True,
+    model_file: str = "",
 ) -> ModelConfig:
     """A model of the onnxruntime backend, warmed up with one row of zeros.
 
     ``instances`` run side by side, each with ``threads`` threads inside an operator where it runs on a CPU.
     ``free_dims`` are what the dimensions declared as -1 are in the warm-up, in order, the same for every input.
+    ``model_file``: the graph, relative to the version directory, if it is not the ``model.onnx`` there.
     """
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size, input=inputs, output=outputs)
     config.instance_group.append(ModelInstanceGroup(kind=ModelInstanceGroup.KIND_AUTO, count=instances))
+    config.default_model_filename = model_file
     if dynamic_batching:
         config.dynamic_batching.CopyFrom(ModelDynamicBatching())
     _set_parameters(config, {"intra_op_thread_count": threads})

@@ -53,6 +53,10 @@ class GraphEditor:
         stored = self._tensors.get(self.up(tensor, "Cast") or "")
         return None if stored is None else tuple(stored.dims)
 
+    def stored_shape(self, tensor: str) -> tuple[int, ...]:
+        """The shape of a tensor that the graph holds or refers to."""
+        return tuple(self._tensors[tensor].dims)
+
     def add_constant(self, name: str, value: np.ndarray) -> str:
         """A constant by this name, which is the same one wherever it is asked for."""
         self._tensors.setdefault(name, numpy_helper.from_array(value, name))
@@ -62,11 +66,19 @@ class GraphEditor:
         """A new node, named after its first output, which it returns; it takes the place of whoever made the same."""
         outputs = list(outputs)
         made = set(filter(None, outputs))
-        self._nodes = [node for node in self._nodes if not made.intersection(node.output)]
+        if any(name in self._makers for name in made):
+            self._nodes = [node for node in self._nodes if not made.intersection(node.output)]
+            self._index()
         node = helper.make_node(op_type, list(inputs), outputs, name=f"{outputs[0]}_node", domain=domain, **given)
         self._nodes.append(node)
-        self._index()
+        self._note(node)
         return outputs[0]
+
+    def rename_output(self, old: str, new: str) -> None:
+        """What a node made under the old name it makes under the new one; its readers wait for another maker."""
+        node = self._makers.pop(old)
+        node.output[:] = [new if name == old else name for name in node.output]
+        self._makers[new] = node
 
     def write_back(self) -> None:
         """Nodes in an order in which they can run, without those that nobody needs, nor their constants."""
@@ -92,8 +104,12 @@ class GraphEditor:
         return [self._makers[name] for name in TopologicalSorter(listed).static_order()]
 
     def _index(self) -> None:
-        self._makers = {output: node for node in self._nodes for output in node.output if output}
+        self._makers: dict[str, NodeProto] = {}
         self._readers: dict[str, list[NodeProto]] = {}
         for node in self._nodes:
-            for name in set(node.input):
-                self._readers.setdefault(name, []).append(node)
+            self._note(node)
+
+    def _note(self, node: NodeProto) -> None:
+        self._makers.update((output, node) for output in node.output if output)
+        for name in set(node.input):
+            self._readers.setdefault(name, []).append(node)

@@ -14,7 +14,7 @@ import logging
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +41,25 @@ class StoredTensor:
     length: int
 
 
-def write_graph(folder: Path, module: nn.Module, inputs: dict[str, torch.Tensor], output: str) -> None:
-    """Write `folder/model.onnx`, whose weights are those of the safetensors file in `folder`."""
+def write_graph(
+    folder: Path,
+    module: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    output: str,
+    twins: Callable[[Path, onnx.ModelProto], None] | None = None,
+) -> None:
+    """Write `folder/model.onnx`, whose weights are those of the safetensors file in `folder`.
+
+    `twins` may write variations of the graph beside it (see `lora_twin`); it gets the graph before its fusions.
+    """
     model = trace(module, inputs, output)
     weights = next(folder.glob("*.safetensors"))
     model = point_into(model, weights)
     settle_reshapes(model)
-    fuse(model)
     _remove_traces(model)
+    if twins is not None:
+        twins(folder, model)
+    fuse(model)
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path)  # by path, since it follows the references

@@ -1,0 +1,128 @@
+"""Where LoRA files come from: folders, and whatever fsspec can open (http, s3, gs …).
+
+Which sources there are is the operator's choice; a request only names a LoRA, ``<source>/<name>.safetensors``, and a
+name can lead nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from underpaint.errors import InvalidArgument, NotFound, Unavailable, UnderpaintError, Unsupported
+from underpaint.requests import check_lora_name
+
+SUFFIX = ".safetensors"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a file may be, and how long it may take to come."""
+
+    max_bytes: int = 1 << 30
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class File:
+    """A LoRA file as it was read, and PEFT's ``adapter_config.json`` where one lies beside it."""
+
+    content: bytes
+    adapter_config: Mapping[str, Any] | None = None
+
+
+def fetch(name: str, sources: Sequence[str], limits: Limits) -> File:
+    """The file of a LoRA, from the first source that has it.
+
+    Raises:
+        NotFound: none has it.
+        InvalidArgument: the name is none, or the file is too large or lies outside its folder.
+        Unavailable: a source could not be reached, or took too long.
+        Unsupported: a source needs fsspec, or one of its plug-ins, which is not installed.
+    """
+    check_lora_name(name)
+    unreachable: list[UnderpaintError] = []
+    for source in sources:
+        try:
+            found = _from_url(name, source, limits) if "://" in source else _from_folder(name, Path(source), limits)
+        except (Unavailable, Unsupported) as error:
+            unreachable.append(error)
+            continue
+        if found is not None:
+            return found
+    if unreachable:
+        raise unreachable[0]
+    raise NotFound(
+        f"lora: there is no {name} in {', '.join(sources)}; there are: {', '.join(names(sources)) or 'none'}"
+    )
+
+
+def names(sources: Sequence[str]) -> list[str]:
+    """The LoRAs in the folders among the sources; what lies behind URLs is not listed."""
+    folders = [Path(source) for source in sources if "://" not in source]
+    return sorted({path.stem for folder in folders for path in folder.glob(f"*{SUFFIX}")})
+
+
+def stamp(name: str, sources: Sequence[str]) -> str:
+    """Changes when the file does, as far as that can be told without reading it; empty for what comes from afar."""
+    for source in sources:
+        path = Path(source) / f"{name}{SUFFIX}"
+        if "://" not in source and path.is_file():
+            status = path.stat()
+            return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    return ""
+
+
+def _from_folder(name: str, folder: Path, limits: Limits) -> File | None:
+    path = folder / f"{name}{SUFFIX}"
+    if not path.is_file():
+        return None
+    if folder.resolve() not in path.resolve().parents:
+        raise InvalidArgument.of(f"LoRA {name}", "a link that leads out of the store", f"files in {folder}")
+    with path.open("rb") as file:
+        content = _read(name, file, limits)
+    config = folder / f"{name}.json"
+    return File(content, json.loads(config.read_text()) if config.is_file() else None)
+
+
+def _from_url(name: str, source: str, limits: Limits) -> File | None:
+    try:
+        import fsspec
+    except ModuleNotFoundError:
+        raise Unsupported(f"lora: {source} needs fsspec: pip install fsspec") from None
+    url = f"{source.rstrip('/')}/{name}{SUFFIX}"
+    options = {"client_kwargs": {"timeout": _http_timeout(limits)}} if source.startswith("http") else {}
+    try:
+        with fsspec.open(url, "rb", block_size=0 if options else None, **options) as file:
+            return File(_read(name, file, limits))
+    except FileNotFoundError:
+        return None
+    except UnderpaintError:
+        raise
+    except (ImportError, ValueError) as error:  # no such protocol, or its plug-in is missing
+        raise Unsupported(f"lora: {source} cannot be opened: {error}") from None
+    except Exception as error:  # every plug-in has errors of its own
+        raise Unavailable(f"lora: {url} could not be read: {type(error).__name__}: {error}") from None
+
+
+def _http_timeout(limits: Limits) -> Any:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=limits.timeout_s)
+
+
+def _read(name: str, file: BinaryIO, limits: Limits) -> bytes:
+    """All of a file, if it is not too large and does not come too slowly."""
+    end, content = time.monotonic() + limits.timeout_s, bytearray()
+    while chunk := file.read(_CHUNK):
+        content += chunk
+        if len(content) > limits.max_bytes:
+            raise InvalidArgument.of(f"LoRA {name}", "a file that is too large", f"at most {limits.max_bytes} bytes")
+        if time.monotonic() > end:
+            raise Unavailable(f"lora: {name} did not come within {limits.timeout_s:g} s")
+    return bytes(content)
