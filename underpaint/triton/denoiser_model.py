@@ -26,7 +26,7 @@ from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler, scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
 from underpaint.front_door.transport import Tensors
-from underpaint.requests import LoraWish, parse_loras
+from underpaint.requests import ON_MISSING_LORA, LoraWish, parse_loras
 from underpaint.triton.bls import BlsTransport
 from underpaint.triton.lora_service import LoraOrder, open_loras
 from underpaint.triton.metrics import EngineMetrics
@@ -69,10 +69,16 @@ class _Call:
     @classmethod
     def of(cls, request: Any, sender: Any) -> _Call:
         parameters = parameters_of(request)
-        times = (_nanoseconds(parameters, name) for name in ("called_ns", "deadline_ns"))
-        loras = parse_loras(str(parameters.get("lora", "")))
-        missing, at_once = str(parameters.get("on_missing_lora", "fail")), bool(parameters.get("lora_at_once", False))
-        return cls(sender, inputs_of(request), _request_id(request, parameters), *times, loras, missing, at_once)
+        return cls(
+            sender,
+            inputs_of(request),
+            _request_id(request, parameters),
+            called_ns=_nanoseconds(parameters, "called_ns"),
+            deadline_ns=_nanoseconds(parameters, "deadline_ns"),
+            loras=parse_loras(str(parameters.get("lora", ""))),
+            on_missing_lora=str(parameters.get("on_missing_lora", ON_MISSING_LORA[0])),
+            lora_at_once=bool(parameters.get("lora_at_once", False)),
+        )
 
 
 class TritonPythonModel:

@@ -1,7 +1,7 @@
 """From checkpoints to version directories, each a diffusers or transformers folder and a Triton version.
 
-    <variant>_unet/1/            config.json, diffusion_pytorch_model.safetensors, model.onnx
-    <variant>_text_encoder/1/    config.json, model.safetensors, model.onnx
+    <variant>_unet/1/            config.json, diffusion_pytorch_model.safetensors, model.onnx and its LoRA twins
+    <variant>_text_encoder/1/    config.json, model.safetensors, model.onnx and its LoRA twin
     <variant>_vae_encoder/1/     the whole AutoencoderTiny and the graph of its encoder
     <variant>_vae_decoder/1/     the whole AutoencoderTiny and the graph of its decoder
     <variant>_denoiser/1/        scheduler_config.json
@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from onnx import ModelProto
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
@@ -37,12 +39,15 @@ from underpaint.build.tiny.architectures import (
     build_unet,
 )
 from underpaint.build.tiny.data import denormalise, normalise
+from underpaint.build.tiny.lora_twin import write_twins
 from underpaint.build.tiny.onnx_graph import write_graph
 from underpaint.build.tiny.scenes import SIDE
 from underpaint.build.tiny.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 
+LORA_BASES = ("tiny-m", "tiny-l")  # whose UNet and text encoder get LoRA twins
+MAX_RANK = 32  # of a LoRA
 EXAMPLE_BATCH = 2  # the exporter takes a batch of one for a constant
 _IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
 _IMAGE = {"image": torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3).to(torch.uint8)}
@@ -162,8 +167,9 @@ def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> No
     timestep = torch.tensor([999.0, 500.0])
     folder = partial(version_folder, repository, shape)
     denoising = {"sample": latents, "timestep": timestep, "encoder_hidden_states": states}
-    write_component(folder("unet"), variant.unet, UNetGraph, denoising, "noise_pred")
-    write_component(folder("text_encoder"), variant.text_encoder, TextEncoderGraph, _IDS, "last_hidden_state")
+    twins = partial(write_twins, base=shape.name, max_rank=MAX_RANK) if shape.name in LORA_BASES else None
+    write_component(folder("unet"), variant.unet, UNetGraph, denoising, "noise_pred", twins)
+    write_component(folder("text_encoder"), variant.text_encoder, TextEncoderGraph, _IDS, "last_hidden_state", twins)
     write_component(folder("vae_encoder"), variant.autoencoder, EncoderGraph, _IMAGE, "latents")
     write_component(folder("vae_decoder"), variant.autoencoder, DecoderGraph, {"latents": latents}, "image")
     build_scheduler(shape).save_pretrained(folder("denoiser"))
@@ -184,10 +190,15 @@ def _under(clip: CLIPModel, tower: str) -> dict[str, torch.Tensor]:
 
 
 def write_component(
-    folder: Path, model: Any, graph: type[nn.Module], inputs: dict[str, torch.Tensor], output: str
+    folder: Path,
+    model: Any,
+    graph: type[nn.Module],
+    inputs: dict[str, torch.Tensor],
+    output: str,
+    twins: Callable[[Path, ModelProto], None] | None = None,
 ) -> None:
     """One version directory: the model as its class saves it, and the graph that points into the same weights."""
-    write_graph(folder, graph(_store_in_half(model, folder)).eval(), inputs, output)
+    write_graph(folder, graph(_store_in_half(model, folder)).eval(), inputs, output, twins)
 
 
 def _store_in_half(model: Any, folder: Path) -> Any:
