@@ -10,7 +10,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from underpaint.bench import allocators_cli, cache_cli, denoiser, policies_cli, replay_cli, report, routing_cli
+from underpaint.bench import (
+    allocators_cli,
+    burst_cli,
+    cache_cli,
+    denoiser,
+    policies_cli,
+    replay_cli,
+    report,
+    routing_cli,
+    validate_cli,
+)
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.unet import BareUNet, RowShapes, candidate_setups
 from underpaint.build.repository import Shapes
@@ -44,8 +54,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     policies_cli.add_parser(benches)
     replay_cli.add_parser(benches)
     routing_cli.add_parser(benches)
+    burst_cli.add_parser(benches)
     cache_cli.add_parser(benches)
     allocators_cli.add_parser(benches)
+    validate_cli.add_parser(benches)
 
 
 def run_denoiser(args: argparse.Namespace) -> int:
