@@ -76,6 +76,8 @@ class FrontDoorModel:
         settings = self._files.read()
         if settings.uncalibrated:
             log_warning(f"policies that reuse what was painted find nothing: {settings.uncalibrated}")
+        if settings.unscored:
+            log_warning(f"cascades do what they can: {settings.unscored}")
         return FrontDoor(deployment, self._transport, settings=settings, log=log_warning)
 
     async def _keep_house(self) -> None:
