@@ -156,7 +156,7 @@ def _smoothing(profile: Profile, form: Form) -> Smoothing:
 
 def text(order: Order, results: dict[str, dict[str, Summary]]) -> str:
     """A line an allocator and form."""
-    unit = order.profile.loss_is or "loss"
+    unit = "accuracy" if order.population.correct else order.profile.loss_is or "loss"
     lines = [("allocator", "form", "violations", "dropped", "goodput/s", "p50 s", "p99 s", unit, "large", "swaps")]
     for name, forms in results.items():
         for form, each in forms.items():

@@ -69,7 +69,7 @@ def _ported_batch(variant: VariantProfile, load: Load, fleet: Fleet) -> Latency 
 
 def _half_batch(variant: VariantProfile, profile: Profile, fleet: Fleet) -> Latency | None:
     """The fastest that leaves time to wait for the one before."""
-    sizes = {each.size for each in stage(variant, profile).batches if each.latency_s <= fleet.slo_s}
+    sizes = {each.size for each in stage(variant, profile, both=True).batches if each.latency_s <= fleet.slo_s}
     return max((each for each in variant.latencies if each.batch in sizes), key=lambda e: e.images_per_s, default=None)
 
 

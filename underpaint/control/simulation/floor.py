@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
@@ -64,7 +65,7 @@ class Floor:
             able = [able[int(self._random.integers(len(able)))]]
             self._queues[able[0]].append(job)
         else:
-            self._queues[job.plan.variant].append(job)
+            insort(self._queues[job.plan.variant], job, key=lambda each: each.due_s)
             able += self._helpers(job.plan.variant)
         for device in able:
             device.wake()
@@ -106,8 +107,6 @@ class Floor:
             self._painted(job, variant)
 
     def _take(self, queue: list[Job], variant: str, count: int) -> list[Job]:
-        if not self._rules.own_queues:
-            queue.sort(key=lambda job: job.due_s)
         taken: list[Job] = []
         while queue and len(taken) < count:
             batch = min(count, len(taken) + len(queue))

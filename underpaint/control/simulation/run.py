@@ -51,10 +51,12 @@ class _Server:
 
     def _make_jobs(self) -> list[Job]:
         scenario = self._scenario
-        prompts = self._random.integers(len(scenario.population), size=len(scenario.arrivals_s))
+        count = len(scenario.arrivals_s)
+        prompts = self._random.integers(len(scenario.population), size=count).tolist()
+        variants = scenario.variants or [None] * count
         return [
-            Job(n, int(p), s, s + scenario.fleet.slo_s, GenerateRequest(prompt=f"prompt {p}", seed=n))
-            for n, (s, p) in enumerate(zip(scenario.arrivals_s, prompts, strict=True))
+            Job(n, p, s, s + scenario.fleet.slo_s, GenerateRequest(prompt=f"prompt {p}", seed=n, variant=v))
+            for n, (s, p, v) in enumerate(zip(scenario.arrivals_s, prompts, variants, strict=True))
         ]
 
     def _replan(self) -> None:
@@ -77,7 +79,7 @@ class _Server:
         score = float(self._scenario.population.router[job.prompt])
         self._controller.saw_prompt(score)
         evidence = Evidence(
-            in_flight=self._floor.waiting.total(),
+            in_flight=self._inside,
             time_left_s=self._scenario.fleet.slo_s,
             measured=self._measured,
             matches=self._matches() if needs.matches else (),

@@ -18,6 +18,7 @@ class Scenario:
     Attributes:
         arrivals_s: when requests come, rising.
         opening_per_s: the demand that the first allocation is made for.
+        variants: which one each request insists on; empty where none does.
     """
 
     profile: Profile
@@ -28,6 +29,7 @@ class Scenario:
     smoothing: Smoothing
     opening_per_s: float
     seed: int = 0
+    variants: Sequence[str] = ()
 
     @property
     def steps(self) -> dict[str, int]:
