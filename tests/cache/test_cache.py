@@ -158,6 +158,36 @@ def test_what_is_pinned_stays_also_after_a_restart(tmp_path: Path) -> None:
             cache.pin(pinned)
 
 
+def test_several_take_the_place_of_several(tmp_path: Path) -> None:
+    with ImageCache(tmp_path, capacity=5) as cache:
+        first = cache.insert_all([entry(number) for number in range(4)])
+        second = cache.insert_all([entry(number) for number in range(4, 7)])
+        assert (first, second) == ([1, 2, 3, 4], [5, 6, 7])
+        assert ids_of(cache) == [3, 4, 5, 6, 7]
+        assert (cache.stats().inserts, cache.stats().evictions) == (7, 2)
+        for entry_id, number in zip(second, range(4, 7), strict=True):
+            assert cache.lookup(IMAGE, image_scope(), entry(number).image_embedding)[0].entry_id == entry_id
+            assert np.array_equal(cache.fetch_image(entry_id), entry(number).image)
+
+
+def test_more_than_fit_at_once_go_in_one_by_one(tmp_path: Path) -> None:
+    with ImageCache(tmp_path, capacity=3) as cache:
+        assert cache.insert_all([entry(number) for number in range(5)]) == [1, 2, 3, 4, 5]
+        assert ids_of(cache) == [3, 4, 5]
+
+
+def test_of_several_all_or_none_go_in(cache: ImageCache, tmp_path: Path) -> None:
+    short = {name: unit(np.random.default_rng(1), 8) for name in ("image_embedding", "text_embedding")}
+    with pytest.raises(InvalidArgument, match=r"8 numbers.*allowed: 16, as others in the scope"):
+        cache.insert_all([entry(1), entry(2, **short)])
+    cache.insert(entry(3))
+    (tmp_path / "files" / "0" / "3.npy").mkdir(parents=True)  # where the second one's image would go
+    with pytest.raises(StoreUnavailable):
+        cache.insert_all([entry(4), entry(5)])
+    assert ids_of(cache) == [1]
+    assert cache.stats().entries == cache.stats().units == 1
+
+
 def test_full_of_what_is_pinned(tmp_path: Path) -> None:
     with ImageCache(tmp_path, capacity=1) as cache:
         cache.pin(cache.insert(entry(0)))

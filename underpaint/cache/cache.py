@@ -132,11 +132,17 @@ class ImageCache:
         return entry_id
 
     def insert_all(self, entries: Sequence[NewEntry]) -> list[int]:
-        """The same for several, all or none of them: safe in one transaction, which is cheaper than one by one."""
+        """The same for several, all or none of them: safe in one transaction, which is cheaper than one by one.
+
+        Those that exceed the capacity together go in one by one.
+        """
+        needed = sum(self._evictor.cost(entry.steps) for entry in entries)
+        if needed > self._evictor.capacity and len(entries) > 1:
+            return [self.insert(entry) for entry in entries]
         with self._lock:
             self._check_dimensions(entries)
             self._count_uses()
-            victims = self._evictor.make_room(sum(self._evictor.cost(entry.steps) for entry in entries))
+            victims = self._evictor.make_room(needed)
             try:
                 used = self._evictor.events + 1
                 entry_ids, departed = self._store.exchange(entries, self._departures(victims), used)
