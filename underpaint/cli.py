@@ -25,6 +25,7 @@ _ROOMS = (
     Room("underpaint.server.cli", "embedded", ("serve",)),
     Room("underpaint.client.cli", "client", ("generate", "cancel", "policies", "inspect", "demo")),
     Room("underpaint.cache.cli", "serve", ("cache",)),
+    Room("underpaint.addons.cli", "serve", ("lora",)),
     Room("underpaint.build.cli", "build", ("render",)),
     Room("underpaint.monitor.cli", "control", ("monitor",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),

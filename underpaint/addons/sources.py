@@ -92,20 +92,27 @@ def _from_folder(name: str, folder: Path, limits: Limits) -> File | None:
 
 def _from_url(name: str, source: str, limits: Limits) -> File | None:
     try:
+        return File(download(name, f"{source.rstrip('/')}/{name}{SUFFIX}", limits))
+    except NotFound:
+        return None
+
+
+def download(name: str, url: str, limits: Limits) -> bytes:
+    """What lies at a URL of any protocol that fsspec knows. Raises as ``fetch`` does."""
+    try:
         import fsspec
     except ModuleNotFoundError:
-        raise Unsupported(f"lora: {source} needs fsspec: pip install fsspec") from None
-    url = f"{source.rstrip('/')}/{name}{SUFFIX}"
-    options = {"client_kwargs": {"timeout": _http_timeout(limits)}} if source.startswith("http") else {}
+        raise Unsupported(f"lora: {url} needs fsspec: pip install 'underpaint[remote]'") from None
+    options = {"client_kwargs": {"timeout": _http_timeout(limits)}} if url.startswith("http") else {}
     try:
         with fsspec.open(url, "rb", block_size=0 if options else None, **options) as file:
-            return File(_read(name, file, limits))
+            return _read(name, file, limits)
     except FileNotFoundError:
-        return None
+        raise NotFound(f"lora: there is nothing at {url}") from None
     except UnderpaintError:
         raise
     except (ImportError, ValueError) as error:  # no such protocol, or its plug-in is missing
-        raise Unsupported(f"lora: {source} cannot be opened: {error}") from None
+        raise Unsupported(f"lora: {url} cannot be opened: {error}") from None
     except Exception as error:  # every plug-in has errors of its own
         raise Unavailable(f"lora: {url} could not be read: {type(error).__name__}: {error}") from None
 
