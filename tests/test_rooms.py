@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "monitor": VOCABULARY | {"control", "server", "cache"},
     "build": VOCABULARY | {"diffusion", "triton", "addons"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
-    "bench": VOCABULARY | {"client", "build", "front_door", "policies", "cache", "control", "evidence", "monitor"},
+    "bench": VOCABULARY
+    | {"client", "build", "front_door", "policies", "cache", "control", "evidence", "monitor", "addons"},
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from underpaint.bench import (
+    addons_cli,
     allocators_cli,
     burst_cli,
     cache_cli,
@@ -58,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     cache_cli.add_parser(benches)
     allocators_cli.add_parser(benches)
     validate_cli.add_parser(benches)
+    addons_cli.add_parser(benches)
 
 
 def run_denoiser(args: argparse.Namespace) -> int:
