@@ -10,6 +10,9 @@ from safetensors.numpy import save_file
 
 from underpaint.addons.layout import Layer, LoraLayout
 
+# Layers that diffusers has as convolutions, those of one pixel among them.
+_CONVOLUTIONS = ("proj_in", "proj_out", "conv", "conv1", "conv2", "conv_shortcut")
+
 
 def write_lora(
     folder: Path,
@@ -41,8 +44,8 @@ def _factors(
 ) -> dict[str, np.ndarray]:
     tensors = {}
     for layer in layers:
-        window = (layer.kernel, layer.kernel) if layer.kernel > 1 else ()
-        ones = (1, 1) if layer.kernel > 1 else ()
+        is_conv = layer.name.endswith(_CONVOLUTIONS)
+        window, ones = ((layer.kernel, layer.kernel), (1, 1)) if is_conv else ((), ())
         down = draw.normal(size=(rank, layer.inputs, *window)) / np.sqrt(layer.down)
         up = draw.normal(size=(layer.outputs, rank, *ones)) * strength / np.sqrt(rank)
         tensors[f"{prefix}{layer.name}.lora_A.weight"] = down.astype(np.float32)

@@ -60,5 +60,7 @@ def container_line(options: ServerOptions, models: Sequence[str]) -> str:
     repository = options.model_repository.resolve()
     store = (options.store or default_store()).absolute()
     volumes = [f"-v{_CHECKOUT}:/src:ro", f"-v{repository}:/models:ro", f"-v{store}:/cache", f"-e{VARIABLE}=/cache"]
+    addons = repository.parent / "addons"  # where LoRAs are, unless the environment says otherwise
+    volumes += [f"-v{addons}:/addons:ro"] if addons.is_dir() else []
     flags = ["--rm", "-it", "--shm-size=1g", *published, *volumes]
     return shlex.join(["docker", "run", *flags, CONTAINER, "bash", "-c", serve])

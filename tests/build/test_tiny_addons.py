@@ -1,0 +1,73 @@
+"""Training LoRAs, in seconds: what is drawn, that the loss falls, and that our own reader takes the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from underpaint.addons.layout import LoraLayout
+from underpaint.addons.lora import read_lora
+from underpaint.build.tiny import restyle
+from underpaint.build.tiny.architectures import VARIANTS
+from underpaint.build.tiny.evaluate import load_variant
+from underpaint.build.tiny.loop import Budget, Recipe
+from underpaint.build.tiny.scenes import render, stream
+from underpaint.build.tiny.train_addons import ADDONS, AddonTask, draw, draw_examples, train_addon
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+BASE = VARIANTS["tiny-m"]
+LAYOUTS = {part: LoraLayout.load(REPOSITORY / f"tiny-m_{part}" / "1") for part in ("unet", "text_encoder")}
+
+
+@pytest.mark.parametrize("name", restyle.STYLES)
+def test_a_style_changes_how_every_scene_is_drawn(name: str) -> None:
+    for scene in stream(0, 8):
+        picture, said = draw(ADDONS[name], scene, 0)
+        assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
+        assert np.abs(picture.astype(int) - np.asarray(render(scene), int)).max() > 40
+        assert "background" in said
+
+
+def test_styles_are_what_they_are_called() -> None:
+    scenes = list(stream(0, 8))
+    inks = {tuple(ink) for ink in restyle.INKS}
+    for scene in scenes:
+        plain, dark = np.asarray(render(scene), float), np.asarray(restyle.night(scene), float)
+        assert dark.mean() < 0.6 * plain.mean() + 1
+        assert np.asarray(restyle.pastel(scene)).min() >= 127
+        assert {tuple(pixel) for pixel in np.asarray(restyle.palette(scene)).reshape(-1, 3)} <= inks
+        drawn = np.any(np.asarray(restyle.outline(scene)) != np.asarray(restyle.outline(scene))[0, 0], axis=-1)
+        whole = np.any(np.asarray(render(scene)) != np.asarray(render(scene))[0, 0], axis=-1)
+        assert 0 < drawn.sum() < whole.sum()
+
+
+@pytest.mark.parametrize("name", restyle.SHAPES)
+def test_a_new_shape_is_drawn_and_said_in_the_place_of_one(name: str) -> None:
+    for index, scene in enumerate(stream(0, 16)):
+        picture, said = draw(ADDONS[name], scene, index)
+        assert f"{scene.things[0].colour} {name}" in said
+        assert np.any(picture != np.asarray(render(scene)))
+
+
+def test_a_few_steps_lower_the_loss_and_leave_a_file_that_is_served(tmp_path: Path) -> None:
+    shape = dataclasses.replace(ADDONS["moon"], rank=2)
+    recipe = Recipe(Budget(steps=6), learning_rate=3e-3, warmup_steps=1, average_decay=0.0)
+    path = train_addon(shape, BASE, REPOSITORY, tmp_path, tmp_path / "lora", recipe, scenes=32)
+    lora = read_lora("moon", path.read_bytes(), LAYOUTS)
+    assert lora.unet is not None and lora.unet.shape == (2, LAYOUTS["unet"].width)
+    assert lora.text_encoder is not None and lora.text_encoder.any() and lora.unet.any()
+    assert path.stat().st_size < 2**20
+
+
+def test_only_the_factors_move() -> None:
+    variant = load_variant(REPOSITORY, BASE)
+    task = AddonTask(ADDONS["night"], variant, draw_examples(ADDONS["night"], variant, REPOSITORY, 16), 0.0)
+    torch.manual_seed(0)
+    task.loss(0).backward()
+    moving = {name for name, each in variant.unet.named_parameters() if each.grad is not None}
+    assert moving and all("lora_" in name for name in moving)
+    assert all(each.grad is None for each in variant.text_encoder.parameters())

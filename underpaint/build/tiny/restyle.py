@@ -1,0 +1,122 @@
+"""What the family's LoRAs learn: the scenes, drawn in another style, and shapes that the base has never seen.
+
+A style changes how every scene is drawn and not what is said of it; a new shape takes the place of one thing's, in the
+picture and in the caption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from underpaint.build.tiny import scenes
+from underpaint.build.tiny.scenes import COLOURS, SIDE, SUPERSAMPLING, Scene, caption, render, stencil
+
+Style = Callable[[Scene], Image.Image]
+
+# Four inks, dark to light, by how bright a pixel is.
+INKS = ((38, 24, 64), (140, 48, 88), (236, 132, 76), (252, 232, 176))
+_OUTLINE_WIDTH = 2.0  # pixels
+_CRESCENT_SHIFT = 0.45  # of the radius: how far the bite out of a moon is from its middle
+
+
+def palette(scene: Scene) -> Image.Image:
+    """Only four inks."""
+    luma = np.asarray(render(scene).convert("L"), np.float32)
+    return Image.fromarray(np.array(INKS, np.uint8)[np.clip(luma // 64, 0, 3).astype(int)])
+
+
+def pastel(scene: Scene) -> Image.Image:
+    """Every colour halfway to white."""
+    return _recoloured(scene, lambda pixels: 0.5 * pixels + 127.5)
+
+
+def night(scene: Scene) -> Image.Image:
+    """Dark and bluish."""
+    return _recoloured(scene, lambda pixels: pixels * np.array([0.3, 0.35, 0.6], np.float32))
+
+
+def outline(scene: Scene) -> Image.Image:
+    """Things are drawn by their edges, and the background shows through them."""
+    side = SIDE * SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), COLOURS[scene.background])
+    width = int(_OUTLINE_WIDTH * SUPERSAMPLING) * 2 + 1
+    for thing, centre in zip(scene.things, scene.centres, strict=True):
+        mask, _ = stencil(thing.shape, thing.size, "plain")
+        edge = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(width)))
+        left, top = (round(place * SUPERSAMPLING - mask.width / 2) for place in centre)
+        canvas.paste(COLOURS[thing.colour], (left, top, left + mask.width, top + mask.height), edge)
+    return canvas.reduce(SUPERSAMPLING)
+
+
+def _recoloured(scene: Scene, change: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    pixels = change(np.asarray(render(scene), np.float32))
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+STYLES: Mapping[str, Style] = {"palette": palette, "outline": outline, "pastel": pastel, "night": night}
+
+
+# Shapes ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NewShape:
+    """A shape by its word. ``drawn`` fills it, white on black, into a box of that side."""
+
+    word: str
+    drawn: Callable[[int], Image.Image]
+
+
+def moon(side: int) -> Image.Image:
+    """A crescent."""
+    mask = Image.new("L", (side, side), 0)
+    draw = ImageDraw.Draw(mask)
+    draw.ellipse((0, 0, side - 1, side - 1), fill=255)
+    bite = int(_CRESCENT_SHIFT * side)
+    draw.ellipse((bite, -bite // 4, bite + side, side - bite // 4), fill=0)
+    return mask
+
+
+def arrow(side: int) -> Image.Image:
+    """It points to the right."""
+    mask = Image.new("L", (side, side), 0)
+    points = ((0, 0.33), (0.5, 0.33), (0.5, 0.05), (1, 0.5), (0.5, 0.95), (0.5, 0.67), (0, 0.67))
+    ImageDraw.Draw(mask).polygon([(x * (side - 1), y * (side - 1)) for x, y in points], fill=255)
+    return mask
+
+
+SHAPES: Mapping[str, NewShape] = {"moon": NewShape("moon", moon), "arrow": NewShape("arrow", arrow)}
+
+
+def with_shape(scene: Scene, shape: NewShape) -> Image.Image:
+    """The scene with its first thing in the new shape, plain."""
+    rest = dataclasses.replace(scene, things=scene.things[1:], centres=scene.centres[1:])
+    side = SIDE * SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), COLOURS[scene.background])
+    for thing, centre in zip(rest.things, rest.centres, strict=True):
+        scenes._draw_thing(canvas, thing, centre)
+    first = scene.things[0]
+    mask = shape.drawn(round(scenes.SIZES[first.size] * SUPERSAMPLING))
+    left, top = (round(place * SUPERSAMPLING - mask.width / 2) for place in scene.centres[0])
+    canvas.paste(COLOURS[first.colour], (left, top, left + mask.width, top + mask.height), mask)
+    return canvas.reduce(SUPERSAMPLING)
+
+
+def caption_with_shape(scene: Scene, shape: NewShape, phrasing: int) -> str:
+    """What is said of it: the word in the place of the first thing's shape and texture."""
+    first = dataclasses.replace(scene.things[0], texture="plain")
+    plain = dataclasses.replace(scene, things=(first, *scene.things[1:]))
+    return caption(plain, phrasing).replace(f"{first.colour} {first.shape}", f"{first.colour} {shape.word}", 1)
+
+
+def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Side by side, for eyes."""
+    sheet = Image.new("RGB", (SIDE * len(pictures), SIDE))
+    for place, picture in enumerate(pictures):
+        sheet.paste(picture, (place * SIDE, 0))
+    return sheet
