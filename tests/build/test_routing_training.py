@@ -143,6 +143,12 @@ def test_readings_agree_where_both_are_sure_of_the_same() -> None:
     assert agree(sure, fact)[0, 0] == pytest.approx(1 / CLASSES[0])
 
 
+def test_certainty_stays_finite_in_bfloat16() -> None:
+    sure = torch.zeros(1, sum(CLASSES), dtype=torch.bfloat16)
+    sure[0, 0] = 50
+    assert agree(sure, sure).logit().isfinite().all()
+
+
 def test_only_facts_that_were_told_count() -> None:
     logits = torch.tensor([[5.0, -5.0, 5.0]])
     sure = told_loss(logits, torch.tensor([[1.0, 0.0, -1.0]]))

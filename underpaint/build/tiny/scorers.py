@@ -129,7 +129,8 @@ class Discriminator(Scorer):
 
 def agree(shown: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
     """The chance that two readings, fact logits [B, sum of classes] each, mean the same: [B, facts]."""
-    pairs = zip(shown.split(CLASSES, dim=1), told.split(CLASSES, dim=1), strict=True)
+    # Not in bfloat16, in which nearly certain is certain, and its logit infinite.
+    pairs = zip(shown.float().split(CLASSES, dim=1), told.float().split(CLASSES, dim=1), strict=True)
     agreement = torch.stack([(F.softmax(a, 1) * F.softmax(b, 1)).sum(1) for a, b in pairs], dim=1)
     return agreement.clamp(_LEAST_AGREEMENT, 1 - _LEAST_AGREEMENT)
 
