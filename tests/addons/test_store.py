@@ -108,6 +108,14 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         store_of(tmp_path, limits=Limits(max_bytes=100)).load("night").result(PATIENCE_S)
 
 
+def test_a_config_that_is_none_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "night")
+    for text in ("{", "[]"):
+        (tmp_path / "night.json").write_text(text)
+        with pytest.raises(InvalidArgument, match="adapter_config"):
+            store_of(tmp_path).load("night").result(PATIENCE_S)
+
+
 def test_the_environment_names_other_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lora_sources(tmp_path / "model_repository") == (str(tmp_path / "addons" / "lora"),)
     monkeypatch.setenv("UNDERPAINT_LORAS", "/a  http://b/c")

@@ -13,7 +13,7 @@ from pathlib import Path
 from underpaint.addons.layout import FILE_NAME, LoraLayout
 from underpaint.addons.location import VARIABLE, lora_sources
 from underpaint.addons.lora import Lora, read_lora
-from underpaint.addons.sources import SUFFIX, File, Limits, download, fetch, names
+from underpaint.addons.sources import SUFFIX, File, Limits, download, fetch, names, read_adapter_config
 from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
 from underpaint.requests import check_lora_name
@@ -133,7 +133,7 @@ def _file(args: argparse.Namespace, name: str) -> File:
     if path.stat().st_size > limits.max_bytes:
         raise InvalidArgument.of(f"LoRA {name}", f"{path.stat().st_size} bytes", f"at most {limits.max_bytes}")
     config = path.with_name("adapter_config.json")
-    return File(path.read_bytes(), json.loads(config.read_text()) if config.is_file() else None)
+    return File(path.read_bytes(), read_adapter_config(config) if config.is_file() else None)
 
 
 def _read(name: str, file: File, bases: Mapping[str, Mapping[str, LoraLayout]]) -> tuple[Lora, tuple[str, ...]]:

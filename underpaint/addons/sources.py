@@ -87,7 +87,18 @@ def _from_folder(name: str, folder: Path, limits: Limits) -> File | None:
     with path.open("rb") as file:
         content = _read(name, file, limits)
     config = folder / f"{name}.json"
-    return File(content, json.loads(config.read_text()) if config.is_file() else None)
+    return File(content, read_adapter_config(config) if config.is_file() else None)
+
+
+def read_adapter_config(path: Path) -> Mapping[str, Any]:
+    """PEFT's ``adapter_config.json``. Raises InvalidArgument for what is none."""
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidArgument.of(str(path), f"no JSON ({error})", "PEFT's adapter_config.json") from None
+    if not isinstance(config, dict):
+        raise InvalidArgument.of(str(path), type(config).__name__, "a JSON object, as PEFT's adapter_config.json")
+    return config
 
 
 def _from_url(name: str, source: str, limits: Limits) -> File | None:

@@ -17,7 +17,7 @@ from underpaint.addons.sources import Limits
 from underpaint.addons.store import LoraStore
 from underpaint.diffusion.adapters import Adaptation, Adapted, Adapter, Banks, Joining
 from underpaint.diffusion.denoiser import Answer
-from underpaint.errors import InvalidArgument, UnderpaintError
+from underpaint.errors import InvalidArgument, Unavailable, UnderpaintError
 from underpaint.requests import ON_MISSING_LORA, LoraWish
 from underpaint.triton.bls import BlsTransport
 from underpaint.triton.model_args import ModelArgs
@@ -117,7 +117,7 @@ class LoraService:
         wishes, loras = [], []
         for wish, load in zip(order.wishes, loads, strict=True):
             try:
-                loras.append(load.result(self._patience_s + _MARGIN_S))
+                loras.append(self._wait(wish, load))
             except UnderpaintError as error:
                 if order.on_missing == "fail":
                     raise
@@ -125,6 +125,12 @@ class LoraService:
                 continue
             wishes.append(wish)
         return self._with_text(_adaptation(wishes, loras), order, wishes, loras)
+
+    def _wait(self, wish: LoraWish, load: Future[Lora]) -> Lora:
+        try:
+            return load.result(self._patience_s + _MARGIN_S)
+        except TimeoutError:
+            raise Unavailable(f"lora: {wish.name} did not come within {self._patience_s:g} s") from None
 
     def _with_text(
         self, adaptation: Adaptation, order: LoraOrder, wishes: Sequence[LoraWish], loras: Sequence[Lora]
