@@ -105,9 +105,11 @@ def test_errors_have_their_classes(client: Client) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_cancelling_by_id(client: Client, server: Any) -> None:
-    threading.Thread(target=lambda: (until(server, 1), client.cancel("unwanted"))).start()
+    canceller = threading.Thread(target=lambda: (until(server, 1), client.cancel("unwanted")))
+    canceller.start()
     with pytest.raises(Cancelled):
         client.generate(PROMPT, num_inference_steps=LONG, request_id="unwanted")
+    canceller.join()  # or its call would end with the client's channel, at a moment that the server may not survive
 
 
 @pytest.mark.usefixtures("nothing_left")
