@@ -32,9 +32,8 @@ class Trial:
     load: float
 
     def rate_per_s(self, profile: Profile) -> float:
-        """Requests a second that make this load, if every variant paints its largest batches."""
-        seconds = sum(share / profile.variant(name).latencies[-1].images_per_s for name, share in self.shares.items())
-        return self.load / seconds
+        """Requests a second that make this load, if every variant paints at its best."""
+        return self.load / sum(share / _best_per_s(profile, name) for name, share in self.shares.items())
 
     def arrivals(self, profile: Profile, seconds: float, seed: int) -> tuple[list[float], list[str]]:
         """When requests come, and whose each is; the same ones for the same seed."""
@@ -91,6 +90,10 @@ class _LargestBatches(Allocator):
     def allocate(self, load: Load, profile: Profile, fleet: Fleet, present: Allocation | None = None) -> Allocation:
         batches = {each.name: each.latencies[-1].batch for each in profile.variants}
         return Allocation("vanilla", profile.lightest.name, profile.heaviest.name, {}, batches)
+
+
+def _best_per_s(profile: Profile, variant: str) -> float:
+    return max(each.images_per_s for each in profile.variant(variant).latencies)
 
 
 def compare(trial: Trial, served: Sequence[float], simulated: Sequence[float]) -> Comparison:
