@@ -5,7 +5,7 @@ an allocator looks at what arrived and gives out the devices anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class _Server:
         scenario = self._scenario
         count = len(scenario.arrivals_s)
         prompts = self._random.integers(len(scenario.population), size=count).tolist()
-        variants = scenario.variants or [None] * count
+        variants: Sequence[str | None] = scenario.variants or [None] * count
         return [
             Job(n, p, s, s + scenario.fleet.slo_s, GenerateRequest(prompt=f"prompt {p}", seed=n, variant=v))
             for n, (s, p, v) in enumerate(zip(scenario.arrivals_s, prompts, variants, strict=True))
