@@ -56,3 +56,8 @@ def test_there_is_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with filelock.FileLock(tmp_path / "monitor.lock"):
         assert run(tmp_path) == 2
     assert "another monitor" in capsys.readouterr().err
+
+
+def test_a_profile_of_other_models_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--server", "127.0.0.1:1:1") == 2
+    assert "has a variant little, which is not deployed; run `underpaint profile`" in capsys.readouterr().err

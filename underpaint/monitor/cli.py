@@ -17,6 +17,7 @@ from underpaint.cache.location import default_store
 from underpaint.control import allocators
 from underpaint.control.allocation import Fleet, Form
 from underpaint.control.profile import Profile
+from underpaint.deployment import FILE_NAME, Deployment, default_repository
 from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.monitor.exporter import Exporter
 from underpaint.monitor.instances import Instances
@@ -26,6 +27,7 @@ from underpaint.monitor.monitor import Monitor, Plan, Server
 from underpaint.server.control import ControlClient
 
 _PROFILE, _JOURNAL, _LOCK = "profile.json", "decisions.jsonl", "monitor.lock"
+_FRONT_DOOR = "generate"
 _SLO_IN_LATENCIES = 4.0
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -54,6 +56,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--profile", type=Path, metavar="FILE", help=f"of `underpaint profile`; default: {_PROFILE} in the store"
     )
     what.add_argument(
+        "--model-repository",
+        type=Path,
+        metavar="DIR",
+        default=default_repository(),
+        help="of the servers, to warn where the profile speaks of other weights; default: that of underpaint serve",
+    )
+    what.add_argument(
         "--slo",
         type=float,
         metavar="SECONDS",
@@ -73,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, datefmt="%H:%M:%S", format=_FORMAT, force=True)
     stores = args.store or [default_store()]
     profile = Profile.load(args.profile or stores[0] / _PROFILE)
+    _warn_of_misfits(profile, args.model_repository)
     slo_s = args.slo or profile.slo_s or _SLO_IN_LATENCIES * profile.heaviest.seconds(1)
     fleet = Fleet(args.devices, slo_s, args.period)
     plan = Plan(allocators.by_name(args.allocator, args.form), profile, fleet, dry_run=args.dry_run)
@@ -83,6 +93,15 @@ def run(args: argparse.Namespace) -> int:
             return _once(monitor, args.period) if args.once else _run(monitor)
         finally:
             monitor.close()
+
+
+def _warn_of_misfits(profile: Profile, repository: Path) -> None:
+    """Decisions by a profile of other weights are no better than the profile; serving does not depend on them."""
+    folder = repository / _FRONT_DOOR / "1"
+    if not (folder / FILE_NAME).is_file():
+        return
+    for each in profile.misfits(Deployment.load(folder), profile.machine):
+        logging.getLogger("underpaint.monitor").warning("%s; run `underpaint profile`", each)
 
 
 def _run(monitor: Monitor) -> int:
