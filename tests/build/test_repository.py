@@ -30,6 +30,7 @@ from underpaint.requests import GenerateRequest, input_fields
 COMMITTED = Path(__file__).resolve().parents[2] / "model_repository"
 RECIPE = load_recipe(FAMILIES / "tiny.toml")
 EMBEDDERS = ("embed_text", "embed_image")
+SCORERS = ("router", "discriminator")
 TWINS = ("_unet_lora", "_unet_locon", "_text_encoder_lora")
 
 NUMPY_TYPES = {"STRING": "object", "FP32": "float32", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
@@ -112,7 +113,7 @@ def test_every_model_of_the_design_is_there(configs: Mapping[str, ModelConfig]) 
     parts = ["_text_encoder", "_unet", "_denoiser", "_vae_encoder", "_vae_decoder", "", "_refine", "_resume"]
     expected = {variant.name + part for variant in RECIPE.variants for part in parts}
     expected |= {variant.name + twin for variant in RECIPE.variants if variant.loras for twin in TWINS}
-    shared = {"tiny_tokenizer", "tiny_embed_prompt", "generate", "generate_stream", "cache", *EMBEDDERS}
+    shared = {"tiny_tokenizer", "tiny_embed_prompt", "generate", "generate_stream", "cache", *EMBEDDERS, *SCORERS}
     assert set(configs) == expected | shared
 
 
@@ -154,7 +155,7 @@ def test_every_python_model_has_its_adapter(rendered: Mapping[Path, str], config
 def test_warm_up_makes_every_input_of_a_fixed_size(configs: Mapping[str, ModelConfig]) -> None:
     onnx = {name: config for name, config in configs.items() if config.backend == "onnxruntime"}
     twins = len(TWINS) * sum(variant.loras for variant in RECIPE.variants)
-    assert len(onnx) == 4 * len(RECIPE.variants) + twins + len(EMBEDDERS)
+    assert len(onnx) == 4 * len(RECIPE.variants) + twins + len(EMBEDDERS) + len(SCORERS)
     for folder, config in onnx.items():
         check_warm_up(folder, config)
 

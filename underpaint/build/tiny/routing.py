@@ -23,12 +23,11 @@ from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.painter import Painter
 from underpaint.build.tiny.routing_data import Judged, Share, load_judged
 from underpaint.build.tiny.scenes import SIDE
-from underpaint.build.tiny.scorers import Discriminator, Router, Scorer, scorer_config
+from underpaint.build.tiny.scorers import Discriminator, Router, Scorer
 from underpaint.build.tiny.skill import auc, calibration_error, platt, sigmoid
 from underpaint.build.tiny.tokenizer import load_tokenizer
-from underpaint.build.tiny.train_discriminator import DiscriminatorTask, confidence, load_lessons
+from underpaint.build.tiny.train_discriminator import DiscriminatorTask, Lessons, confidence, load_lessons
 from underpaint.build.tiny.train_router import RouterTask, difficulty
-from underpaint.errors import NotFound
 
 if TYPE_CHECKING:
     from underpaint.build.tiny.workshop import Workshop
@@ -45,38 +44,9 @@ _IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
 _IMAGE_AND_IDS = {"image": torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3).to(torch.uint8), **_IDS}
 
 
-def train_discriminator(workshop: Workshop) -> None:
-    tokenizer = load_tokenizer(tokenizer_folder(workshop.repository))
-    autoencoder = AutoencoderTiny.from_pretrained(workshop.out / SMALL.autoencoder.name)
-    lessons = load_lessons(workshop.out / "discriminator_lessons.pt", tokenizer, autoencoder, LESSONS)
-    recipe = workshop.recipe("discriminator", decay_share=0.4, average_decay=0.998)
-    reading = train(
-        DiscriminatorTask(lessons, len(tokenizer), seed=workshop.seed),
-        _part_of(recipe, READING_SHARE),
-        workshop.checkpoint("discriminator_reading"),
-        workshop.fresh,
-    )
-    judged = _judged(workshop, Share.TRAINING, tokenizer)
-    task = DiscriminatorTask(lessons, len(tokenizer), judged, workshop.seed)
-    task.modules.load_state_dict(reading.average.state_dict())
-    recipe = replace(_part_of(recipe, 1 - READING_SHARE), learning_rate=5e-4, decay_share=0.8)
-    trained = train(task, recipe, workshop.checkpoint("discriminator"), workshop.fresh)
-    discriminator = trained.average["discriminator"].eval()
-    assert isinstance(discriminator, Discriminator)
-    held = _judged(workshop, Share.CALIBRATION, tokenizer)
-    logits = confidence(discriminator, held.images, held.ids).numpy()
-    calibrate(discriminator, logits, held.right.numpy(), weights_of(workshop.repository, SMALL.name))
-    write_discriminator(discriminator, workshop.repository)
-
-
 def train_router(workshop: Workshop) -> None:
     tokenizer = load_tokenizer(tokenizer_folder(workshop.repository))
-    saved = checkpoints.load(workshop.checkpoint("discriminator_reading"))
-    if saved is None:
-        missing = workshop.checkpoint("discriminator_reading")
-        raise NotFound(f"{missing} is missing: train the discriminator before the router, which reads as it does")
-    reader = Discriminator(scorer_config(len(tokenizer)))
-    nn.ModuleDict({"discriminator": reader}).load_state_dict(saved["average"])
+    reader = _reader(workshop, tokenizer)
     task = RouterTask(_judged(workshop, Share.TRAINING, tokenizer), len(tokenizer), reader, workshop.seed)
     recipe = replace(workshop.recipe("router", decay_share=0.8, average_decay=0.998), weight_decay=0.1)
     trained = train(task, recipe, workshop.checkpoint("router"), workshop.fresh)
@@ -86,6 +56,43 @@ def train_router(workshop: Workshop) -> None:
     failed = 1 - held.right.numpy()
     calibrate(router, difficulty(router, held.ids).numpy(), failed, weights_of(workshop.repository, SMALL.name))
     write_router(router, workshop.repository)
+
+
+def train_discriminator(workshop: Workshop) -> None:
+    """It starts with what the router makes of captions, where that has been trained already: it hears what is hard."""
+    tokenizer = load_tokenizer(tokenizer_folder(workshop.repository))
+    reader, judged = _reader(workshop, tokenizer), _judged(workshop, Share.TRAINING, tokenizer)
+    task = DiscriminatorTask(_lessons(workshop, tokenizer), len(tokenizer), judged, workshop.seed)
+    task.discriminator.load_state_dict(reader.state_dict())
+    if router := checkpoints.load(workshop.checkpoint("router")):
+        heard = {name.removeprefix("router."): weight for name, weight in router["average"].items()}
+        shared = {name: weight for name, weight in heard.items() if not name.startswith("head.")}
+        task.discriminator.load_state_dict({**reader.state_dict(), **shared})
+    recipe = workshop.recipe("discriminator", decay_share=0.8, average_decay=0.998)
+    recipe = replace(_part_of(recipe, 1 - READING_SHARE), learning_rate=5e-4)
+    trained = train(task, recipe, workshop.checkpoint("discriminator"), workshop.fresh)
+    discriminator = trained.average["discriminator"].eval()
+    assert isinstance(discriminator, Discriminator)
+    held = _judged(workshop, Share.CALIBRATION, tokenizer)
+    logits = confidence(discriminator, held.images, held.ids).numpy()
+    calibrate(discriminator, logits, held.right.numpy(), weights_of(workshop.repository, SMALL.name))
+    write_discriminator(discriminator, workshop.repository)
+
+
+def _reader(workshop: Workshop, tokenizer: CLIPTokenizer) -> Discriminator:
+    """A discriminator that has learnt to read pictures and captions, and nothing of the small variant yet."""
+    task = DiscriminatorTask(_lessons(workshop, tokenizer), len(tokenizer), seed=workshop.seed)
+    recipe = _part_of(workshop.recipe("discriminator", decay_share=0.4, average_decay=0.998), READING_SHARE)
+    # Router and discriminator both begin with it: whoever comes second finds it done.
+    trained = train(task, recipe, workshop.checkpoint("discriminator_reading"), workshop.fresh)
+    reader = trained.average["discriminator"]
+    assert isinstance(reader, Discriminator)
+    return reader
+
+
+def _lessons(workshop: Workshop, tokenizer: CLIPTokenizer) -> Lessons:
+    autoencoder = AutoencoderTiny.from_pretrained(workshop.out / SMALL.autoencoder.name)
+    return load_lessons(workshop.out / "discriminator_lessons.pt", tokenizer, autoencoder, LESSONS)
 
 
 def _part_of(recipe: Recipe, share: float) -> Recipe:
