@@ -107,12 +107,15 @@ def _paint(args: argparse.Namespace, deployment: Deployment, captions: Sequence[
 
         def one(number: int) -> None:
             variant, place = variants[number % 2], number // 2
-            wishes = {"seed": _FIRST_SEED + place, "variant": variant, "policy": "vanilla", "cache": "off"}
-            painted[variant][place] = insist(lambda: client.generate(captions[place], **wishes)).image
+            painted[variant][place] = insist(lambda: _picture(client, variant, captions[place], _FIRST_SEED + place))
             bar.update()
 
         work_off(one, 2 * len(captions), _CONCURRENCY)
     return {name: np.stack([images[place] for place in range(len(captions))]) for name, images in painted.items()}
+
+
+def _picture(client: Client, variant: str, caption: str, seed: int) -> np.ndarray:
+    return client.generate(caption, seed=seed, variant=variant, policy="vanilla", cache="off").image
 
 
 def _judge(pictures: np.ndarray, scenes: Sequence[Scene], name: str) -> tuple[np.ndarray, np.ndarray]:
