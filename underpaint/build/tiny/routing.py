@@ -15,7 +15,6 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from underpaint.build.repository import weights_of
-from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.architectures import TINY_S, TOKENS
 from underpaint.build.tiny.data import normalise
 from underpaint.build.tiny.export import EXAMPLE_BATCH, tokenizer_folder, write_component
@@ -59,15 +58,10 @@ def train_router(workshop: Workshop) -> None:
 
 
 def train_discriminator(workshop: Workshop) -> None:
-    """It starts with what the router makes of captions, where that has been trained already: it hears what is hard."""
     tokenizer = load_tokenizer(tokenizer_folder(workshop.repository))
     reader, judged = _reader(workshop, tokenizer), _judged(workshop, Share.TRAINING, tokenizer)
     task = DiscriminatorTask(_lessons(workshop, tokenizer), len(tokenizer), judged, workshop.seed)
     task.discriminator.load_state_dict(reader.state_dict())
-    if router := checkpoints.load(workshop.checkpoint("router")):
-        heard = {name.removeprefix("router."): weight for name, weight in router["average"].items()}
-        shared = {name: weight for name, weight in heard.items() if not name.startswith("head.")}
-        task.discriminator.load_state_dict({**reader.state_dict(), **shared})
     recipe = workshop.recipe("discriminator", decay_share=0.8, average_decay=0.998)
     recipe = replace(_part_of(recipe, 1 - READING_SHARE), learning_rate=5e-4)
     trained = train(task, recipe, workshop.checkpoint("discriminator"), workshop.fresh)
