@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from underpaint.bench.plots import GRID, INK, PALE, canvas, footnote, save
 
 _SIZE = (8.0, 5.0)
+_NAMED_AT = {"oracle": 0.3, "discriminator": 0.25, "hybrid": 0.45, "router": 0.6, "random": 0.5}  # lines may coincide
 _LINES = {"oracle": PALE, "discriminator": "#c8452d", "hybrid": "#8c5fb0", "router": "#2f6fb5", "random": PALE}
 
 
@@ -22,10 +23,8 @@ def quality_by_deferral(report: Mapping[str, Any], path: Path) -> None:
     for name, ink in _LINES.items():
         dashed = "--" if name in ("oracle", "random") else "-"
         axes.plot(deferral, curves[name], dashed, color=ink, linewidth=2 if dashed == "-" else 1.4)
-        place = deferral.index(0.3)
-        axes.annotate(
-            name, (0.3, curves[name][place]), (6, -12), textcoords="offset points", color=ink if ink != PALE else INK
-        )
+        at = (_NAMED_AT[name], curves[name][deferral.index(_NAMED_AT[name])])
+        axes.annotate(name, at, (6, -12), textcoords="offset points", color=INK if ink == PALE else ink)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, 1)
