@@ -117,3 +117,11 @@ def test_an_unknown_variant_is_refused_and_the_known_ones_listed() -> None:
     with pytest.raises(InvalidArgument, match=r"^variant: got 'huge'; allowed: wide, other$"):
         DEPLOYMENT.variant("huge")
     assert DEPLOYMENT.variant("wide") is VARIANT
+
+
+def test_a_refinement_has_a_run_of_its_own() -> None:
+    finer = replace(VARIANT, refine_steps=12)
+    request = GenerateRequest("a disc")
+    assert DEPLOYMENT.sampling(request, finer, refining=True).num_inference_steps == 12
+    assert DEPLOYMENT.sampling(request, finer).num_inference_steps == finer.num_inference_steps
+    assert finer.refinement_steps == 12 and replace(finer, refine_steps=0).refinement_steps == finer.num_inference_steps

@@ -27,7 +27,7 @@ class Variant:
 
     ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
     its two markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
-    ``loras``: whether it takes any.
+    ``loras``: whether it takes any; ``refine_steps``: see ``refinement_steps``, 0 for no others than it has.
     """
 
     name: str
@@ -40,6 +40,12 @@ class Variant:
     prompt_tokens: int
     weights: str = ""
     loras: bool = False
+    refine_steps: int = 0
+
+    @property
+    def refinement_steps(self) -> int:
+        """Of the run that the refinement of a cached image is the end of."""
+        return self.refine_steps or self.num_inference_steps
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Variant:
@@ -124,10 +130,13 @@ class Deployment:
             raise InvalidArgument.of("variant", name, ", ".join(self.variants))
         return self.variants[name]
 
-    def sampling(self, request: GenerateRequest, variant: Variant) -> Sampling:
-        """The request's own wishes, filled up with the variant's defaults and held to its limits."""
+    def sampling(self, request: GenerateRequest, variant: Variant, refining: bool = False) -> Sampling:
+        """The request's own wishes, filled up with the variant's defaults and held to its limits.
+
+        ``refining``: a cached image, instead of painting a new one."""
         width, height = _size(request, variant)
-        steps = request.num_inference_steps or variant.num_inference_steps
+        default_steps = variant.refinement_steps if refining else variant.num_inference_steps
+        steps = request.num_inference_steps or default_steps
         guidance = variant.guidance_scale if request.guidance_scale is None else request.guidance_scale
         scheduler = request.scheduler or variant.schedulers[0]
         if steps > variant.max_inference_steps:

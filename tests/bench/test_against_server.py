@@ -46,7 +46,7 @@ def test_policies(server: Any, tmp_path: Path) -> None:
 def test_calibration(server: Any) -> None:
     arena = Arena.open(REPOSITORY)
     small, large = (arena.deployment.variant(name) for name in (arena.deployment.small, arena.deployment.large))
-    plan = Plan(2, 2, 0, small.num_inference_steps, large.num_inference_steps)
+    plan = Plan(2, 2, 0, small.refinement_steps, large.num_inference_steps)
     transport = connect(server.grpc_url)
     embedder: Embedder = arena.embedder or FakeEmbedder()
     campaign = Campaign(plan, Studio(transport, arena.deployment), embedder)

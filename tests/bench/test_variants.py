@@ -58,4 +58,4 @@ def test_held_out_scenes_hold_something_never_shown() -> None:
 
 
 def test_the_curve_lies_around_the_default() -> None:
-    assert curve_steps(VARIANT) == [2, 4, 6, 10, 15]
+    assert curve_steps(VARIANT) == [2, 3, 4, 6, 10, 15]

@@ -10,6 +10,7 @@ from torch import nn
 
 from underpaint.build.tiny import cli, workshop
 from underpaint.build.tiny.architectures import (
+    TEACHER,
     TINY_L,
     TINY_M,
     TINY_S,
@@ -19,10 +20,10 @@ from underpaint.build.tiny.architectures import (
     build_scheduler,
 )
 from underpaint.build.tiny.data import Corpus, denormalise, normalise, pixels
-from underpaint.build.tiny.distill_guidance import GuidanceDistillation
+from underpaint.build.tiny.distill import Level, StepDistillation
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.facts import CLASSES
-from underpaint.build.tiny.loop import Budget, Recipe, train
+from underpaint.build.tiny.loop import Budget, Recipe, Task, train
 from underpaint.build.tiny.scenes import stream
 from underpaint.build.tiny.tokenizer import load_tokenizer
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask
@@ -49,6 +50,22 @@ def micro_task(shape: VariantShape) -> VariantTask:
         facts=torch.stack([torch.randint(classes, (64,), generator=generator) for classes in CLASSES], dim=1).char(),
     )
     return VariantTask(micro_variant(shape), corpus, VOCABULARY, batch=4)
+
+
+class NotNow(Exception):
+    """Instead of training."""
+
+
+def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """Whatever the workshop would train, as it stands when training would begin."""
+    started: list[Task] = []
+
+    def instead(task: Task, recipe: Recipe, checkpoint: Path, fresh: bool) -> None:
+        started.append(task)
+        raise NotNow
+
+    monkeypatch.setattr(workshop, "train", instead)
+    return started
 
 
 def recipe(steps: int) -> Recipe:
@@ -91,7 +108,7 @@ def test_targets_give_back_the_latents() -> None:
     latents, noise, levels = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0.1, 0.5, 0.9])
     flow = corrupt_flow(latents, noise, levels)
     torch.testing.assert_close(flow.sample - levels.view(-1, 1, 1, 1) * flow.target, latents)
-    alphas_cumprod = build_scheduler(TINY_L).alphas_cumprod
+    alphas_cumprod = build_scheduler(TINY_S).alphas_cumprod
     v = corrupt_v(latents, noise, levels, alphas_cumprod)
     alpha = alphas_cumprod[v.timestep.long()].view(-1, 1, 1, 1)
     signal, sigma = alpha.sqrt().flatten(), (1 - alpha).sqrt().flatten()
@@ -101,8 +118,8 @@ def test_targets_give_back_the_latents() -> None:
 
 
 def test_the_schedule_ends_in_pure_noise() -> None:
-    assert build_scheduler(TINY_L).alphas_cumprod[-1] == 0
-    assert build_scheduler(TINY_S).sigmas[0] == 1
+    assert build_scheduler(TINY_S).alphas_cumprod[-1] == 0
+    assert build_scheduler(TINY_L).sigmas[0] == 1
 
 
 def test_pixels_survive_normalisation() -> None:
@@ -136,9 +153,9 @@ def test_reading_asks_for_what_was_told_and_no_more() -> None:
     assert reading_loss(logits, told).item() == pytest.approx(surprise / 2, rel=1e-5)
 
 
-def test_a_distilled_student_learns_guided_answers() -> None:
+def test_a_distilled_student_lands_where_its_teacher_does() -> None:
     """Its loss falls on the batch that it is trained on, and its teacher stays as it was."""
-    student = GuidanceDistillation(micro_task(TINY_S), guidance_scale=30.0)
+    student = StepDistillation(micro_task(TINY_S), micro_task(TEACHER).modules, guidance_scale=30.0, steps=2)
     before = copy.deepcopy(student.teacher)
     optimiser = torch.optim.Adam(student.modules.parameters(), lr=1e-3)
     losses = []
@@ -153,10 +170,44 @@ def test_a_distilled_student_learns_guided_answers() -> None:
     assert_same(before, student.teacher)
 
 
+def test_two_steps_of_a_consistent_teacher_are_one() -> None:
+    """A teacher that knows the picture answers the same v whatever the step, so that nothing is left to learn."""
+    task = micro_task(TINY_S)
+    distillation = StepDistillation(task, task.modules, guidance_scale=1.0, steps=2)
+    drawn = task.draw_clean()
+    starts = distillation._starts(len(drawn.latents))
+    begin, middle, end = (distillation._level(starts - half) for half in range(3))
+    x = begin.signal * drawn.latents + begin.noise * drawn.noise
+
+    def knows(x: torch.Tensor, ids: torch.Tensor, start: Level, stop: Level) -> torch.Tensor:
+        return stop.signal * drawn.latents + stop.noise * drawn.noise
+
+    distillation._teacher_step = knows  # type: ignore[method-assign]
+    v = distillation._target(x, drawn, begin, middle, end)
+    torch.testing.assert_close(v, begin.signal * drawn.noise - begin.noise * drawn.latents, rtol=1e-3, atol=1e-3)
+
+
 def test_a_student_needs_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workshop, "_variant_task", lambda *args: micro_task(TINY_S))
-    with pytest.raises(NotFound, match="train tiny-m before"):
+    with pytest.raises(NotFound, match="train teacher before"):
         workshop.PARTS["tiny-s"](workshop.Workshop(tmp_path, tmp_path, 0, 1.0, False))
+
+
+def test_a_grown_network_starts_where_the_shallower_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow = train(micro_task(TINY_M), recipe(2), tmp_path / "tiny-m.pt").average
+    monkeypatch.setattr(workshop, "_variant_task", lambda _, shape: micro_task(shape))
+    monkeypatch.setattr(workshop, "VARIANTS", {"tiny-m": micro_variant(TINY_M)})
+    started = no_training(monkeypatch)
+    with pytest.raises(NotNow):
+        workshop.PARTS["tiny-l"](workshop.Workshop(tmp_path, tmp_path, 0, 1.0, False))
+    deep = started[0].modules
+    assert len(deep["unet"].state_dict()) > len(shallow["unet"].state_dict())
+    states = torch.randn(2, 24, 16)
+    sample, timestep = torch.randn(2, 4, 16, 16), torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        expected = shallow["unet"](sample, timestep, states).sample
+        torch.testing.assert_close(deep["unet"](sample, timestep, states).sample, expected)
+    assert_same(deep["text_encoder"], shallow["text_encoder"])
 
 
 def test_two_towers_learn_to_tell_pictures_apart() -> None:
@@ -176,20 +227,11 @@ def test_two_towers_learn_to_tell_pictures_apart() -> None:
 
 def test_a_variant_can_go_on_from_exported_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the checkpoints are gone, the repository's weights, and the latent space that they belong to, remain."""
-    started = []
-
-    class NotNow(Exception):
-        pass
-
-    def no_training(task: VariantTask, recipe: Recipe, checkpoint: Path, fresh: bool) -> None:
-        started.append(task)
-        raise NotNow
-
     monkeypatch.setattr(workshop, "load_corpus", lambda *args: micro_task(TINY_M).corpus)
-    monkeypatch.setattr(workshop, "train", no_training)
+    started = no_training(monkeypatch)
     with pytest.raises(NotNow):
         workshop.train_variant(workshop.Workshop(tmp_path, REPOSITORY, 0, 1.0, False, from_exported=True), TINY_M)
     exported = load_variant(REPOSITORY, TINY_M)
     for name, weight in exported.unet.state_dict().items():
-        torch.testing.assert_close(started[0].unet.state_dict()[name], weight)
+        torch.testing.assert_close(started[0].modules["unet"].state_dict()[name], weight)
     assert (tmp_path / "autoencoder-f8" / "config.json").is_file()

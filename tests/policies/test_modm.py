@@ -75,3 +75,12 @@ def test_a_random_source_differs_from_modm_in_the_source_alone(request: Generate
         return
     assert isinstance(modm.start, CachedImage)
     assert control == Plan(modm.variant, CachedImage(evidence.stranger, modm.start.skip))
+
+
+def test_a_variant_of_few_steps_refines_in_a_finer_run() -> None:
+    """Two steps leave nothing to skip but one; of a run of eight, a similar image is given as many as it deserves."""
+    few = replace(SETTINGS, default_steps={"tiny-s": 2, "tiny-l": 25}, refine_steps={"tiny-s": 8})
+    plan = MODM.plan(GenerateRequest("a disc"), found(a_match(0.29)), few)
+    assert isinstance(plan.start, CachedImage) and plan.start.skip == 4
+    assert few.to_run(GenerateRequest("a disc"), plan) == 4
+    assert few.to_run(GenerateRequest("a disc", num_inference_steps=6), plan) == 2

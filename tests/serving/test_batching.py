@@ -64,7 +64,7 @@ def test_a_request_joins_a_running_batch_and_leaves_before_it(server: Any) -> No
 
 
 def test_latents_captured_on_the_way_resume_to_the_same_image(server: Any) -> None:
-    run = {"seed": 4, "num_inference_steps": 16, "scheduler": "ddim"}
+    run = {"seed": 4, "num_inference_steps": 16, "scheduler": "flow_match_euler"}
     whole = run_ensemble(server.grpc_url, "tiny-l", capture_steps=np.array([4, 10], np.int32), **run)
     assert whole["captured_latents"].shape[0] == 2
     for latents, step in zip(whole["captured_latents"], (4, 10), strict=True):
@@ -74,7 +74,7 @@ def test_latents_captured_on_the_way_resume_to_the_same_image(server: Any) -> No
 
 
 def test_nothing_is_captured_unless_asked_for(server: Any) -> None:
-    outputs = run_ensemble(server.grpc_url, "tiny-s", num_inference_steps=2, scheduler="flow_match_euler")
+    outputs = run_ensemble(server.grpc_url, "tiny-s", num_inference_steps=2, scheduler="ddim")
     assert outputs["captured_latents"].shape[0] == 0
 
 

@@ -78,9 +78,9 @@ def config(variant: str) -> dict[str, Any]:
 
 
 CASES = {
-    "ddim": ("tiny-l", DDIMScheduler),
-    "euler": ("tiny-l", EulerDiscreteScheduler),
-    "flow_match_euler": ("tiny-s", _FlowMatchScheduler),
+    "ddim": ("tiny-s", DDIMScheduler),
+    "euler": ("tiny-s", EulerDiscreteScheduler),
+    "flow_match_euler": ("tiny-l", _FlowMatchScheduler),
 }
 
 

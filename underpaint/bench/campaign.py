@@ -47,13 +47,13 @@ class Plan:
     stored: int
     queries: int
     seed: int
-    small_steps: int
+    small_steps: int  # of the run that a refinement is the end of
     large_steps: int
 
     @classmethod
     def of(cls, deployment: Deployment, stored: int, queries: int, seed: int) -> Plan:
         small, large = (deployment.variant(name) for name in (deployment.small, deployment.large))
-        return cls(stored, queries, seed, small.num_inference_steps, large.num_inference_steps)
+        return cls(stored, queries, seed, small.refinement_steps, large.num_inference_steps)
 
     @property
     def refine_skips(self) -> list[int]:

@@ -16,6 +16,8 @@ from underpaint.client.transport import Transport
 from underpaint.deployment import Deployment
 from underpaint.requests import GenerateRequest
 
+_REFINE = "_refine"
+
 
 @dataclass(frozen=True, eq=False)
 class Painted:
@@ -49,7 +51,7 @@ class Studio:
     def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted:
         """Refined by the small variant, from its step ``skip`` on."""
         extra = {"image": image[None], "start_step": _batch([skip], np.int32)}
-        return Painted(self._run(self._deployment.small, "_refine", item, extra)["refined_image"][0])
+        return Painted(self._run(self._deployment.small, _REFINE, item, extra)["refined_image"][0])
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted:
         """Resumed by the large variant, from its step ``step`` on."""
@@ -58,7 +60,7 @@ class Studio:
 
     def _run(self, variant: str, pipeline: str, item: WorkItem, extra: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         request = GenerateRequest(item.caption, seed=item.seed)
-        sampling = self._deployment.sampling(request, self._deployment.variant(variant))
+        sampling = self._deployment.sampling(request, self._deployment.variant(variant), pipeline == _REFINE)
         inputs = {
             "prompt": _batch([request.prompt.encode()], np.object_),
             "negative_prompt": _batch([b""], np.object_),

@@ -20,7 +20,7 @@ from underpaint.build.tiny.scenes import Scene, Split, caption, stream
 from underpaint.deployment import Variant
 
 EVALUATION_STREAM = 3
-_STEPS = (2, 4, 6, 8, 10, 15, 20, 25, 35, 50)
+_STEPS = (1, 2, 3, 4, 6, 8, 10, 15, 20, 25, 35, 50)
 
 # (variant, captions, num_inference_steps or None for the default) to pictures uint8 [N, H, W, 3]
 Paint = Callable[[str, Sequence[str], int | None], np.ndarray]

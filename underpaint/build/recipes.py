@@ -23,8 +23,10 @@ _FRONT_DOOR = "generate"
 class VariantRecipe:
     """One variant: its sampling defaults and limits, and how its UNet is run.
 
-    ``max_rows`` is the batch limit of one UNet call; ``unet_instances`` processes run it side by side, each with
-    ``unet_threads`` threads on a CPU; ``unet_timeout_s`` is how long a call may take before it counts as lost.
+    ``refine_steps`` has the run that the refinement of a cached image is the end of (0: as many as any run): a variant
+    of very few steps could not skip a part of them. ``max_rows`` is the batch limit of one UNet call;
+    ``unet_instances`` processes run it side by side, each with ``unet_threads`` threads on a CPU; ``unet_timeout_s`` is
+    how long a call may take before it counts as lost.
     ``loras``: whether it takes LoRAs, by twins that its export brings; those in use share ``lora_memory_mb`` MiB, and
     one that has not come after ``lora_timeout_s`` never will.
     """
@@ -39,6 +41,7 @@ class VariantRecipe:
     unet_instances: int = 1
     unet_threads: int = 1
     unet_timeout_s: float = 10.0
+    refine_steps: int = 0
     loras: bool = False
     lora_memory_mb: float = 256.0
     lora_timeout_s: float = 60.0
@@ -49,6 +52,7 @@ class VariantRecipe:
         steps, guidance = self.max_inference_steps, self.max_guidance_scale
         self._hold("max_inference_steps", steps >= 1, "1 or more")
         self._hold("num_inference_steps", 1 <= self.num_inference_steps <= steps, f"1 to {steps}, max_inference_steps")
+        self._hold("refine_steps", 0 <= self.refine_steps <= steps, f"0 to {steps}, max_inference_steps")
         self._hold("max_guidance_scale", 0 <= guidance < math.inf, "a finite number, 0 or more")
         self._hold("guidance_scale", 0 <= self.guidance_scale <= guidance, f"0 to {guidance:g}, max_guidance_scale")
         rows = 2 if guidance > 1 else 1

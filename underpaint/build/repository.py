@@ -407,6 +407,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
         v.name: Variant(
             name=v.name,
             num_inference_steps=v.num_inference_steps,
+            refine_steps=v.refine_steps,
             max_inference_steps=v.max_inference_steps,
             guidance_scale=v.guidance_scale,
             max_guidance_scale=v.max_guidance_scale,

@@ -37,7 +37,7 @@ from underpaint.front_door.tally import Tally
 from underpaint.front_door.transport import Transport
 from underpaint.front_door.turnstile import Turnstile
 from underpaint.front_door.workload import Work, Workload
-from underpaint.policies import Escalate, Finished, Noise, Plan, Policy, Settings
+from underpaint.policies import CachedImage, Escalate, Finished, Noise, Plan, Policy, Settings
 from underpaint.policies.admission import Admitted, Room, admit
 from underpaint.requests import GenerateRequest
 
@@ -216,8 +216,7 @@ class FrontDoor:
         self, plan: Plan, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit
     ) -> tuple[Job, Painting]:
         """Raises SourceLost."""
-        steps = settings.steps(request, plan.variant) - plan.skipped
-        with self._workload.job(plan.variant, steps) as work:
+        with self._workload.job(plan.variant, settings.to_run(request, plan)) as work:
             job = await self._attendant.attend(self._prepare(policy, plan, request, settings, visit), visit)
             return job, await self._attendant.attend(self._paint(job, visit, work), visit)
 
@@ -258,7 +257,8 @@ class FrontDoor:
         size_of = self._deployment.variant(request.variant or settings.large)
         try:
             sized = self._deployment.sampling(request, size_of)
-            return self._deployment.sampling(replace(request, width=sized.width, height=sized.height), variant)
+            fitting = replace(request, width=sized.width, height=sized.height)
+            return self._deployment.sampling(fitting, variant, refining=isinstance(plan.start, CachedImage))
         except InvalidArgument as unfit:
             raise SourceLost(Absence(Miss.UNFIT)) from unfit
 

@@ -106,5 +106,4 @@ def _work_s(choice: Admitted, settings: Settings, room: Room) -> float:
     """Of what is sure to be done; a second painting is decided when its time has come."""
     if isinstance(choice.plan.start, Finished):
         return 0.0
-    steps = settings.steps(choice.request, choice.plan.variant)
-    return room.work_s(choice.plan.variant, max(0, steps - choice.plan.skipped))
+    return room.work_s(choice.plan.variant, settings.to_run(choice.request, choice.plan))

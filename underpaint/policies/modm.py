@@ -39,5 +39,5 @@ class Modm(Policy):
         # It is the small variant's refinement that was calibrated; a caller who insists on another one gets a miss.
         if evidence.best is None or request.variant not in (None, settings.small):
             return 0
-        steps = settings.steps(request, settings.small)
+        steps = settings.refinement(request, settings.small)
         return self.thresholds(settings).steps(evidence.best.similarity, steps)

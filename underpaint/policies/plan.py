@@ -126,6 +126,7 @@ class Settings:
         small, large: the variants that play these roles.
         policy: of a request that does not name one.
         default_steps: denoising steps of a request that does not say how many, by variant.
+        refine_steps: of the run that its refinement of a cached image is the end of, where that is another.
         calibration: how similar is similar enough; without it nothing is ever read from the cache.
         uncalibrated: why there is none, for people.
         max_generation: where reuse ends. An image painted from noise is of generation 0, one made from it of 1, and
@@ -145,6 +146,7 @@ class Settings:
     large: str
     policy: str = "vanilla"
     default_steps: Mapping[str, int] = field(default_factory=dict)
+    refine_steps: Mapping[str, int] = field(default_factory=dict)
     calibration: Calibration | None = None
     uncalibrated: str = ""
     max_generation: int = 4
@@ -178,6 +180,7 @@ class Settings:
         by_default = {"small": deployment.small, "large": deployment.large, "policy": deployment.default_policy}
         return cls(
             default_steps={name: variant.num_inference_steps for name, variant in deployment.variants.items()},
+            refine_steps={name: variant.refinement_steps for name, variant in deployment.variants.items()},
             calibration=None if uncalibrated else calibration,
             uncalibrated=uncalibrated,
             unscored=unscored,
@@ -199,6 +202,16 @@ class Settings:
     def steps(self, request: GenerateRequest, variant: str) -> int:
         """How many steps ``variant`` has in all for this request."""
         return request.num_inference_steps or self.default_steps[variant]
+
+    def refinement(self, request: GenerateRequest, variant: str) -> int:
+        """How many steps the run has that ``variant`` does the end of, when it refines a cached image."""
+        return request.num_inference_steps or self.refine_steps.get(variant) or self.default_steps[variant]
+
+    def to_run(self, request: GenerateRequest, plan: Plan) -> int:
+        """How many steps a plan leaves to be run."""
+        refines = isinstance(plan.start, CachedImage)
+        steps = self.refinement(request, plan.variant) if refines else self.steps(request, plan.variant)
+        return max(0, steps - plan.skipped)
 
 
 def _cutoff(threshold: float | None, scorer: Scorer | None, share: float) -> float:

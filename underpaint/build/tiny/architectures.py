@@ -41,7 +41,7 @@ class AutoencoderShape:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A variant that starts as a copy of another one, whose guidance at one scale is trained into its weights."""
+    """A variant that starts as a copy of another one, and learns to paint in fewer steps and without guidance."""
 
     teacher: str
     guidance_scale: float
@@ -63,6 +63,8 @@ class VariantShape:
     norm_groups: int = 8
     text_layers: int = 2
     high_noise_share: float = 0.0  # of the training draws, beyond the usual ones
+    layers_per_block: tuple[int, ...] = (1, 1)
+    grown_from: str | None = None  # the shallower variant whose weights it starts from
     distillation: Distillation | None = None  # instead of training from data
 
 
@@ -70,17 +72,6 @@ AUTOENCODER_F4 = AutoencoderShape("autoencoder-f4", 4, 32, encoder_blocks=(0, 2,
 # No block at full size on the way in, where convolutions cost most; more of them where they are cheap.
 AUTOENCODER_F8 = AutoencoderShape("autoencoder-f8", 16, 32, encoder_blocks=(0, 2, 3, 4), decoder_blocks=(4, 3, 2, 1))
 
-TINY_L = VariantShape(
-    name="tiny-l",
-    prediction="v_prediction",
-    autoencoder=AUTOENCODER_F4,
-    unet_channels=(48, 96, 160),
-    # Attention over 16 x 16 costs a third of the forward; the two lower levels hear the caption well enough.
-    attention_levels=(False, True, True),
-    text_width=96,
-    high_noise_share=0.1,  # where a thing stands can only be learnt before the picture shows it
-    default_steps=10,
-)
 TINY_M = VariantShape(
     name="tiny-m",
     prediction="flow_prediction",
@@ -90,15 +81,36 @@ TINY_M = VariantShape(
     high_noise_share=0.25,
     default_steps=6,
 )
-# Of the same make as its teacher: cheap by one row a step instead of two, and by fewer steps.
-TINY_S = dataclasses.replace(
+# Depth goes where it costs the fewest weights: to the upper level, where textures are made.
+TINY_L = dataclasses.replace(
     TINY_M,
-    name="tiny-s",
-    default_steps=5,
-    default_guidance=1.0,
-    distillation=Distillation(teacher="tiny-m", guidance_scale=3.0),
+    name="tiny-l",
+    layers_per_block=(6, 2),
+    grown_from="tiny-m",
+    high_noise_share=0.1,
+    default_steps=9,
 )
-VARIANTS = {shape.name: shape for shape in (TINY_L, TINY_M, TINY_S)}
+# Never served: what `tiny-s` learns from.
+TEACHER = VariantShape(
+    name="teacher",
+    prediction="v_prediction",
+    autoencoder=AUTOENCODER_F4,
+    unet_channels=(48, 96, 160),
+    # Attention over 16 x 16 costs a third of the forward; the two lower levels hear the caption well enough.
+    attention_levels=(False, True, True),
+    layers_per_block=(1, 1, 1),
+    text_width=96,
+    high_noise_share=0.1,  # where a thing stands can only be learnt before the picture shows it
+    default_steps=10,
+)
+TINY_S = dataclasses.replace(
+    TEACHER,
+    name="tiny-s",
+    default_steps=2,
+    default_guidance=1.0,
+    distillation=Distillation(teacher="teacher", guidance_scale=3.0),
+)
+VARIANTS = {shape.name: shape for shape in (TINY_M, TINY_L, TINY_S)}
 AUTOENCODERS = {shape.name: shape for shape in (AUTOENCODER_F4, AUTOENCODER_F8)}
 
 
@@ -140,7 +152,7 @@ def build_unet(shape: VariantShape) -> UNet2DConditionModel:
         block_out_channels=shape.unet_channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-        layers_per_block=1,
+        layers_per_block=shape.layers_per_block,
         cross_attention_dim=shape.text_width,
         # diffusers' historical name: for this class `attention_head_dim` is the number of heads.
         attention_head_dim=tuple(channels // shape.head_dim for channels in shape.unet_channels),

@@ -17,11 +17,15 @@ PARTS = (
     "tokenizer",
     "autoencoder-f4",
     "autoencoder-f8",
-    "tiny-l",
+    "teacher",
     "tiny-m",
+    "tiny-l",
     "tiny-s",
     "clip",
     "export",
+    "router",
+    "discriminator",
+    "addons",
     "evaluate",
 )
 

@@ -48,6 +48,16 @@ class Corrupted:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Rows before any noise is added: `latents`, `noise` float32 [B, C, h, w]; the others as in `Rows`."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    ids: torch.Tensor
+    told: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Rows:
     """What one step learns from: `ids` int64 [B, 24]; `told` int64 [B, facts], `UNTOLD` without a caption."""
 
@@ -111,16 +121,20 @@ class VariantTask:
         return denoising + READING_WEIGHT * reading_loss(self.reader(states[:, -1]), rows.told)
 
     def draw(self) -> Rows:
-        """Rows of the corpus, in one phrasing or none, at a time of their own each."""
+        """Rows of the corpus at a level of noise of their own each."""
+        drawn = self.draw_clean()
+        levels = draw_levels(self.batch, self.high_noise_share)
+        return Rows(self._corrupt(drawn.latents, drawn.noise, levels), drawn.ids, drawn.told)
+
+    def draw_clean(self) -> Drawn:
+        """Rows of the corpus, each in one phrasing or none, and the noise that is to be added."""
         rows = torch.randint(len(self.corpus.latents), (self.batch,))
         phrasings = torch.randint(self.corpus.ids.shape[1], (self.batch,))
         dropped = torch.rand(self.batch, 1) < CAPTION_DROPOUT
         ids = torch.where(dropped, self.corpus.empty_ids, self.corpus.ids[rows, phrasings])
         told = self.corpus.facts[rows].long().masked_fill(dropped, UNTOLD)
         latents = self.corpus.latents[rows].float()
-        noise = torch.randn_like(latents)
-        corrupted = self._corrupt(latents, noise, draw_levels(self.batch, self.high_noise_share))
-        return Rows(corrupted, ids.long(), told)
+        return Drawn(latents, torch.randn_like(latents), ids.long(), told)
 
     def _corrupt(self, latents: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor) -> Corrupted:
         if self.alphas_cumprod is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -13,12 +14,22 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from underpaint.build.tiny import checkpoints, evaluate, export
-from underpaint.build.tiny.architectures import AUTOENCODERS, VARIANTS, AutoencoderShape, Distillation, VariantShape
+from underpaint.build.tiny import checkpoints, evaluate, export, routing
+from underpaint.build.tiny.architectures import (
+    AUTOENCODERS,
+    TEACHER,
+    VARIANTS,
+    AutoencoderShape,
+    Distillation,
+    VariantShape,
+    build_unet,
+)
 from underpaint.build.tiny.data import load_corpus
-from underpaint.build.tiny.distill_guidance import GuidanceDistillation
+from underpaint.build.tiny.distill import StepDistillation
+from underpaint.build.tiny.grow import grow_unet
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.tokenizer import load_tokenizer, write_tokenizer
+from underpaint.build.tiny.train_addons import ADDON_BASE, ADDONS, train_addon
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask, psnr, set_scaling_factor
 from underpaint.build.tiny.train_clip import ClipTask, build_clip, load_pairs
 from underpaint.build.tiny.train_variant import VariantTask
@@ -26,15 +37,20 @@ from underpaint.errors import NotFound
 
 log = logging.getLogger(__name__)
 
+VARIANTS_AND_TEACHERS = {TEACHER.name: TEACHER, **VARIANTS}
 CORPUS_SCENES = 60_000
 CLIP_SCENES = 40_000
 MINUTES = {
     "autoencoder-f4": 22.0,
     "autoencoder-f8": 62.0,
-    "tiny-l": 115.0,
-    "tiny-m": 100.0,
-    "tiny-s": 12.0,
+    "teacher": 211.0,
+    "tiny-m": 104.0,
+    "tiny-l": 104.0,
+    "tiny-s": 40.0,
     "clip": 9.0,
+    "router": 3.0,
+    "discriminator": 50.0,
+    "addons": 3.0,  # each
 }
 
 
@@ -74,21 +90,35 @@ def train_variant(workshop: Workshop, shape: VariantShape) -> None:
         exported = evaluate.load_variant(workshop.repository, shape)
         task.unet.load_state_dict(exported.unet.state_dict())
         task.text_encoder.load_state_dict(exported.text_encoder.state_dict())
+    elif shape.grown_from is not None:
+        _grow(task, workshop.checkpoint(shape.grown_from), VARIANTS[shape.grown_from])
     recipe = workshop.recipe(shape.name, decay_share=0.4, average_decay=0.999)
     trained = train(task, recipe, workshop.checkpoint(shape.name), workshop.fresh)
     log.info("%s: %d steps, loss %.4f", shape.name, trained.progress.step, trained.progress.recent_loss)
 
 
-def distill_guidance(workshop: Workshop, shape: VariantShape, distillation: Distillation) -> None:
-    """Go on from the teacher's averaged weights."""
-    task = _variant_task(workshop, shape)
-    teacher = checkpoints.load(workshop.checkpoint(distillation.teacher))
-    if teacher is None:
+def _grow(task: VariantTask, checkpoint: Path, shallow: VariantShape) -> None:
+    """Start from the averaged weights of a shallower variant, text encoder and all."""
+    saved = checkpoints.load(checkpoint)
+    if saved is None:
+        raise NotFound(f"{checkpoint} is missing: train {shallow.name} before what is grown from it")
+    unet = build_unet(shallow)
+    modules = nn.ModuleDict({"text_encoder": task.text_encoder, "unet": unet, "reader": task.reader})
+    modules.load_state_dict(saved["average"])
+    grow_unet(task.unet, unet)
+
+
+def distill(workshop: Workshop, shape: VariantShape, distillation: Distillation) -> None:
+    """Start from the teacher's averaged weights."""
+    saved = checkpoints.load(workshop.checkpoint(distillation.teacher))
+    if saved is None:
         missing = workshop.checkpoint(distillation.teacher)
         raise NotFound(f"{missing} is missing: train {distillation.teacher} before {shape.name} is distilled from it")
-    task.modules.load_state_dict(teacher["average"])
+    task = _variant_task(workshop, shape)
+    task.modules.load_state_dict(saved["average"])
+    teacher = copy.deepcopy(task.modules)
+    student = StepDistillation(task, teacher, distillation.guidance_scale, shape.default_steps)
     recipe = workshop.recipe(shape.name, decay_share=0.6, average_decay=0.998)
-    student = GuidanceDistillation(task, distillation.guidance_scale)
     trained = train(student, recipe, workshop.checkpoint(shape.name), workshop.fresh)
     log.info("%s: %d steps, loss %.4f", shape.name, trained.progress.step, trained.progress.recent_loss)
 
@@ -132,6 +162,14 @@ def export_family(workshop: Workshop) -> None:
     export.write_clip(clip, workshop.repository)
 
 
+def train_addons(workshop: Workshop) -> None:
+    """The LoRAs, one after the other; they need an exported base."""
+    recipe = workshop.recipe("addons", decay_share=0.6, average_decay=0.99)
+    store = workshop.repository.absolute().parent / "addons" / "lora"
+    for shape in ADDONS.values():
+        train_addon(shape, VARIANTS[ADDON_BASE], workshop.repository, workshop.out, store, recipe, fresh=workshop.fresh)
+
+
 def evaluate_family(workshop: Workshop) -> None:
     """Judge what the repository holds; prints one JSON object and leaves it beside the checkpoints."""
     reports = {name: evaluate.evaluate_exported(workshop.repository, shape) for name, shape in VARIANTS.items()}
@@ -147,13 +185,18 @@ def _parts() -> dict[str, Callable[[Workshop], None]]:
     }
     for autoencoder in AUTOENCODERS.values():
         parts[autoencoder.name] = partial(train_autoencoder, shape=autoencoder)
-    for variant in VARIANTS.values():
+    for variant in VARIANTS_AND_TEACHERS.values():
         if variant.distillation is None:
             parts[variant.name] = partial(train_variant, shape=variant)
         else:
-            parts[variant.name] = partial(distill_guidance, shape=variant, distillation=variant.distillation)
+            parts[variant.name] = partial(distill, shape=variant, distillation=variant.distillation)
     parts["clip"] = train_clip
-    return {**parts, "export": export_family, "evaluate": evaluate_family}
+    parts["export"] = export_family
+    # These learn from what the exported small variant paints, and export themselves.
+    parts["router"], parts["discriminator"] = routing.train_router, routing.train_discriminator
+    parts["addons"] = train_addons
+    parts["evaluate"] = evaluate_family
+    return parts
 
 
 PARTS = _parts()
