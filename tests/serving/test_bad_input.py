@@ -97,10 +97,10 @@ def test_the_status_of_a_child_reaches_the_caller(server: Any) -> None:
         run_ensemble(
             server.grpc_url,
             "tiny-l_resume",
-            start_latents=np.zeros((4, 16, 16), np.float32),
+            start_latents=np.zeros((16, 8, 8), np.float32),
             start_step=9,
             num_inference_steps=4,
-            scheduler="ddim",
+            scheduler="flow_match_euler",
         )
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
