@@ -191,7 +191,8 @@ def test_an_unknown_name_is_refused_and_the_known_ones_listed(name: str) -> None
 def test_only_the_prompt_is_needed() -> None:
     request = GenerateRequest.parse({"prompt": "a circle"})
     assert (request.prompt, request.negative_prompt, request.output_format) == ("a circle", "", "tensor")
-    open_choices = set(NAMES) - {"prompt", "negative_prompt", "output_format", "cache", "tenant", "previews"}
+    made = {"prompt", "negative_prompt", "output_format", "cache", "tenant", "previews", "service_class"}
+    open_choices = set(NAMES) - made
     assert {name for name in NAMES if getattr(request, name) is None} == open_choices
 
 

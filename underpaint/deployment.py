@@ -91,7 +91,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The variants by name, and the roles ``small`` and ``large`` that policies speak of.
+    """The variants by name, and the roles that policies speak of: ``small`` tries first in cascades, ``refiner``
+    refines cached images (the small one, unless another is named), ``large`` paints what neither can.
 
     ``embedder`` is a hash of the embedders' weights; without embedders it is empty, and nothing is ever found in a
     cache. ``router`` and ``discriminator`` are for cascades; without them there are none.
@@ -105,9 +106,11 @@ class Deployment:
     embedder: str = ""
     router: Scorer | None = None
     discriminator: Scorer | None = None
+    refiner: str = ""
 
     def __post_init__(self) -> None:
-        for role in ("small", "large"):
+        object.__setattr__(self, "refiner", self.refiner or self.small)
+        for role in ("small", "large", "refiner"):
             if getattr(self, role) not in self.variants:
                 raise InvalidArgument.of(f"deployment: {role}", getattr(self, role), ", ".join(self.variants))
 

@@ -41,7 +41,7 @@ def test_a_borrowed_repository_leaves_the_original_alone(repository: Path) -> No
     with borrowed(repository) as copy:
         assert (copy / "tiny-l_unet").is_symlink() and (copy / "tiny-l_unet" / "1" / "model.py").is_file()
         assert not (copy / "generate").is_symlink()
-        Dials(copy, wait=lambda seconds: None).calibrate(A98)
+        Dials(copy, "tiny-s", wait=lambda seconds: None).calibrate(A98)
         assert all(Calibration.load(copy / door / "1") == A98 for door in DOORS)
     assert not copy.exists() and not list(repository.rglob("calibration.json"))
     assert (repository / "tiny-l_unet" / "1" / "model.py").is_file()
@@ -49,21 +49,24 @@ def test_a_borrowed_repository_leaves_the_original_alone(repository: Path) -> No
 
 def test_turning_a_dial_waits_until_it_is_noticed_but_only_then(repository: Path) -> None:
     waited: list[float] = []
-    dials = Dials(repository, waited.append)
+    dials = Dials(repository, "tiny-s", waited.append)
     for calibration in (A98, A98, A95):
         dials.calibrate(calibration)
     for share in (0.5, 0.5):
         dials.share(share)
     assert len(waited) == 3
-    assert json.loads((repository / "generate" / "1" / "settings.json").read_text()) == {"small_share": 0.5}
+    assert json.loads((repository / "generate" / "1" / "settings.json").read_text()) == {
+        "small": "tiny-s",
+        "small_share": 0.5,
+    }
 
 
 def test_a_random_mix_is_as_fast_as_modm_was_so_far(repository: Path) -> None:
     order = Order(tuple(entrants(["modm", "random-mix"], [])), 1, 0, 0, Pace())
-    prepare = _Preparation(order, Dials(repository, wait=lambda seconds: None), small_cost=0.2)
+    prepare = _Preparation(order, Dials(repository, "tiny-s", wait=lambda seconds: None), small_cost=0.2)
     settings = repository / "generate" / "1" / "settings.json"
     prepare("random-mix", Contest(["modm"]))
-    assert not settings.exists()
+    assert "small_share" not in json.loads(settings.read_text())
     prepare("random-mix", Contest(["modm"], [Slice("vanilla", 9, 4.0, 0, 1), Slice("modm", 9, 8.0, 1, 2)]))
     # 0.625 of the requests in a fifth of the time and the others in all of it take half the time.
     assert json.loads(settings.read_text())["small_share"] == 0.625
@@ -87,7 +90,7 @@ def test_caches_are_warmed_with_what_came_before(repository: Path) -> None:
 
     entered = tuple(entrants(["vanilla", "modm"], [A98, A95]))
     order = Order(entered, requests=4, seed=0, warm=3, pace=Pace(concurrency=2, slice_rounds=2, settle_s=0))
-    contest = _contest(order, paint, _Preparation(order, Dials(repository, lambda s: None), 0.2))
+    contest = _contest(order, paint, _Preparation(order, Dials(repository, "tiny-s", lambda s: None), 0.2))
     assert [each.item.index for each in contest.images_of("modm")] == [3, 4, 5, 6]
     for name in ("modm", "modm α=0.95"):
         assert sorted(index for policy, entrant, index in painted if entrant == name) == list(range(7))

@@ -55,9 +55,9 @@ class FakeStudio:
 
 
 def test_a_plan_skips_what_the_policies_skip() -> None:
-    assert PLAN.refine_skips == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert PLAN.refine_skips == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert PLAN.resume_steps == [2, 5, 7, 10, 12]
-    assert PLAN.pictures == 8 + 6 * (1 + 8 + 5)
+    assert PLAN.pictures == 8 + 6 * (1 + 9 + 5)
     assert Plan(1, 1, 0, small_steps=4, large_steps=25).refine_skips == [1, 2, 3]
 
 
@@ -115,7 +115,7 @@ def test_a_studio_calls_the_ensemble_of_each_start() -> None:
     studio.from_image(item, painted.image, 4)
     studio.from_latents(item, painted.latents[5], 5)
     models = [call.model for call in transport.asked]
-    assert models == [deployment.large, f"{deployment.small}_refine", f"{deployment.large}_resume"]
+    assert models == [deployment.large, f"{deployment.refiner}_refine", f"{deployment.large}_resume"]
     first, refine, resume = (call.inputs for call in transport.asked)
     assert first["capture_steps"].tolist() == [[2, 5]] and first["seed"].tolist() == [[5]]
     assert refine["image"].shape == (1, 64, 64, 3) and refine["start_step"].tolist() == [[4]]
@@ -146,7 +146,7 @@ def saved(folder: Path, **changes: object) -> Path:
     pairs = tuple(Pair(float(s), 1.0, {0.2: float(s > 0.9), 0.4: float(s > 0.95)}) for s in similarities)
     measured = Measurements(
         deployment.embedder,
-        deployment.variant(deployment.small).weights,
+        deployment.variant(deployment.refiner).weights,
         deployment.variant(deployment.large).weights,
         dict.fromkeys(SYSTEMS, pairs),
     )

@@ -34,7 +34,7 @@ def calibrated(server: Any, repository: Path) -> Iterator[Any]:
     """The server with thresholds that let everything hit; front doors read them again when they change."""
     doors = [repository / door / "1" for door in ("generate", "generate_stream")]
     deployment = Deployment.load(doors[0])
-    weights = [deployment.variant(role).weights for role in (deployment.small, deployment.large)]
+    weights = [deployment.variant(role).weights for role in (deployment.refiner, deployment.large)]
     tables = {"modm": ANYTHING, "nirvana": ANYTHING, "retrieval": Thresholds.of((0.999, 1.0))}
     calibration = Calibration(deployment.embedder, *weights, alpha=1.0, **tables)
     before = [(door / FILE_NAME, _content(door / FILE_NAME)) for door in doors]
@@ -86,7 +86,7 @@ def paint_first(server: Any, tenant: str, policy: str) -> np.ndarray:
 def test_modm_refines_what_was_painted_for_a_similar_prompt(calibrated: Any, tenant: str) -> None:
     paint_first(calibrated, tenant, "modm")
     _, outcome = paint(calibrated, tenant, policy="modm", prompt=SIMILAR, cache="read")
-    assert (outcome["start"], outcome["variant"], outcome["generation"]) == ("cached_image", "tiny-s", 1)
+    assert (outcome["start"], outcome["variant"], outcome["generation"]) == ("cached_image", "tiny-m", 1)
     assert (outcome["steps_run"], outcome["steps_skipped"]) == (4, 4)
     assert outcome["source"]["prompt"] == PROMPT
     assert outcome["source"]["skip"] == 4

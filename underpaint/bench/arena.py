@@ -106,7 +106,8 @@ class Arena:
 
     def play(self, order: Order) -> Match:
         """Serve everything, on a server of its own unless the order names one, and have it judged."""
-        small, large = self.deployment.small, self.deployment.large
+        # The controls are made of the same two variants as MoDM.
+        small, large = self.deployment.refiner, self.deployment.large
         with (
             borrowed(self.repository) as repository,
             server(order.url, repository) as url,
@@ -115,7 +116,7 @@ class Arena:
             client.wait_ready()
             print(f"measuring {small} against {large} …", file=sys.stderr, flush=True)
             small_cost = cost_ratio(variant_painter(client), small, large, order.pace)
-            dials = Dials(repository) if order.url is None else None
+            dials = Dials(repository, small) if order.url is None else None
             contest = _contest(order, painter(client), _Preparation(order, dials, small_cost))
         jury = judge_all(contest, self.embedder)
         return Match(contest, jury, results(contest, jury, Costs(self.flops, small, small_cost)), small_cost)

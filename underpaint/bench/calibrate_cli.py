@@ -117,7 +117,7 @@ def _measure(args: argparse.Namespace, deployment: Deployment) -> Measurements:
         transport.close()
     return Measurements(
         embedder=deployment.embedder,
-        small=deployment.variant(deployment.small).weights,
+        small=deployment.variant(deployment.refiner).weights,
         large=deployment.variant(deployment.large).weights,
         pairs=campaign.pairs(),
         measured_at=now(),

@@ -25,7 +25,7 @@ from underpaint.deployment import Deployment
 from underpaint.policies.nirvana import kept_steps
 from underpaint.policies.thresholds import whole_steps
 
-REFINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+REFINE_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CONCURRENCY = 16
 
 
@@ -52,8 +52,8 @@ class Plan:
 
     @classmethod
     def of(cls, deployment: Deployment, stored: int, queries: int, seed: int) -> Plan:
-        small, large = (deployment.variant(name) for name in (deployment.small, deployment.large))
-        return cls(stored, queries, seed, small.refinement_steps, large.num_inference_steps)
+        refiner, large = (deployment.variant(name) for name in (deployment.refiner, deployment.large))
+        return cls(stored, queries, seed, refiner.refinement_steps, large.num_inference_steps)
 
     @property
     def refine_skips(self) -> list[int]:

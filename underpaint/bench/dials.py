@@ -36,9 +36,11 @@ def borrowed(repository: Path) -> Iterator[Path]:
 class Dials:
     """The files that a borrowed repository's front doors go by. Turning one waits until it has been noticed."""
 
-    def __init__(self, repository: Path, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, repository: Path, small: str, wait: Callable[[float], None] = time.sleep) -> None:
+        """``small``: the variant in that role, as long as these dials are turned."""
         self._folders = [repository / door / "1" for door in DOORS]
         self._wait = wait
+        self._decide(small=small)
         self._calibration: Calibration | None = None
         self._share: float | None = None
 
@@ -56,8 +58,11 @@ class Dials:
         if small_share == self._share:
             return
         self._share = small_share
+        self._decide(small_share=small_share)
+        self._wait(_SETTLE_S)
+
+    def _decide(self, **values: object) -> None:
         for folder in self._folders:
             path = folder / _SETTINGS
             decided = json.loads(path.read_text()) if path.is_file() else {}
-            path.write_text(json.dumps({**decided, "small_share": small_share}))
-        self._wait(_SETTLE_S)
+            path.write_text(json.dumps({**decided, **values}))

@@ -49,9 +49,9 @@ class Studio:
         return Painted(outputs["image"][0], dict(zip(capture_steps, outputs["captured_latents"][0], strict=True)))
 
     def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted:
-        """Refined by the small variant, from its step ``skip`` on."""
+        """Refined by the refiner, from its step ``skip`` on."""
         extra = {"image": image[None], "start_step": _batch([skip], np.int32)}
-        return Painted(self._run(self._deployment.small, _REFINE, item, extra)["refined_image"][0])
+        return Painted(self._run(self._deployment.refiner, _REFINE, item, extra)["refined_image"][0])
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted:
         """Resumed by the large variant, from its step ``step`` on."""

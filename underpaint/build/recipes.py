@@ -70,7 +70,7 @@ class VariantRecipe:
 
 @dataclass(frozen=True)
 class FamilyRecipe:
-    """A family and which of its variants play the small and the large role.
+    """A family and which of its variants play the small and the large role, and that of the refiner of cached images.
 
     ``clip``: whether it brings the embedders that retrieve cached images; ``routing``: whether it brings the router and
     the discriminator that cascades of its small and its large variant need.
@@ -81,6 +81,7 @@ class FamilyRecipe:
     large: str
     variants: tuple[VariantRecipe, ...]
     clip: bool = False
+    refiner: str = ""
     routing: bool = False
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class FamilyRecipe:
         for name in names:
             if names.count(name) > 1:
                 raise InvalidArgument.of("variants", f"{name} twice", "each name once")
-        for role in ("small", "large"):
+        for role in ("small", "large", *(["refiner"] if self.refiner else [])):
             if getattr(self, role) not in names:
                 raise InvalidArgument.of(
                     role, getattr(self, role), ", ".join(names) or "the name of a [[variants]] table"

@@ -423,6 +423,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
         family=recipe.name,
         variants=variants,
         small=recipe.small,
+        refiner=recipe.refiner,
         large=recipe.large,
         embedder=_weights(repository, _EMBEDDERS),
         router=_what_foresees(repository, "router") if recipe.routing else None,

@@ -83,7 +83,7 @@ def _decided(path: Path, deployment: Deployment) -> dict[str, Any]:
                 raise InvalidArgument.of("name", name, ", ".join(DECIDED))
             if type(value) not in _TYPES[DECIDED[name]]:
                 raise InvalidArgument.of(name, value, _TYPE_NAMES[DECIDED[name]])
-        for role in ("small", "large"):
+        for role in ("small", "large", "refiner"):
             if raw.get(role, deployment.small) not in deployment.variants:
                 raise InvalidArgument.of(role, raw[role], ", ".join(deployment.variants))
         if "policy" in raw:

@@ -30,9 +30,9 @@ class Calibration:
     """How similar is similar enough, for one embedder and one pair of variants.
 
     Attributes:
-        embedder, small, large: hashes, as in the deployment that it was measured on.
+        embedder, small, large: hashes, as in the deployment that it was measured on; ``small`` is the refiner's.
         alpha: the share of full quality that every threshold keeps.
-        modm: image similarity to share of the small variant's steps that a refinement of the image may skip.
+        modm: image similarity to share of the refiner's steps that a refinement of the image may skip.
         nirvana: text similarity to share of the large variant's steps that a resumed trajectory may skip.
         retrieval: text similarity from which an image is as good as new; a single row, which skips everything.
         measured_at: ISO 8601 date and time; ``measured_on``: the machine, in words.
@@ -56,7 +56,7 @@ class Calibration:
         """Why this does not speak for ``deployment``; empty where it does."""
         pairs = {
             "embedder": (self.embedder, deployment.embedder),
-            "small variant": (self.small, deployment.variant(deployment.small).weights),
+            "small variant, the refiner": (self.small, deployment.variant(deployment.refiner).weights),
             "large variant": (self.large, deployment.variant(deployment.large).weights),
         }
         for part, (measured, deployed) in pairs.items():

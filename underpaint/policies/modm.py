@@ -1,4 +1,4 @@
-"""MoDM: a similar finished image is noised up and refined by the small variant; what is new, the large one paints.
+"""MoDM: a similar finished image is noised up and refined by a smaller variant; what is new, the large one paints.
 
 "MoDM: Efficient Serving for Image Generation via Mixture-of-Diffusion Models", ASPLOS 2026, doi
 10.1145/3760250.3762220: text-to-image retrieval, and a number of steps to skip by thresholds on the similarity.
@@ -26,7 +26,7 @@ class Modm(Policy):
         source, skip = self.source(evidence), self._skip(request, evidence, settings)
         if source is None or skip == 0:
             return Plan(request.variant or settings.large, Noise())
-        return Plan(settings.small, CachedImage(source, skip))
+        return Plan(settings.refiner, CachedImage(source, skip))
 
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
         return Keep() if settings.keep_small or plan.variant == settings.large else None
@@ -36,8 +36,8 @@ class Modm(Policy):
         return evidence.best
 
     def _skip(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> int:
-        # It is the small variant's refinement that was calibrated; a caller who insists on another one gets a miss.
-        if evidence.best is None or request.variant not in (None, settings.small):
+        # It is the refiner's work that was calibrated; a caller who insists on another one gets a miss.
+        if evidence.best is None or request.variant not in (None, settings.refiner):
             return 0
-        steps = settings.refinement(request, settings.small)
+        steps = settings.refinement(request, settings.refiner)
         return self.thresholds(settings).steps(evidence.best.similarity, steps)

@@ -123,7 +123,7 @@ class Settings:
     """What is decided outside the request path.
 
     Attributes:
-        small, large: the variants that play these roles.
+        small, large, refiner: the variants that play these roles; the small one refines, where no refiner is named.
         policy: of a request that does not name one.
         default_steps: denoising steps of a request that does not say how many, by variant.
         refine_steps: of the run that its refinement of a cached image is the end of, where that is another.
@@ -144,6 +144,7 @@ class Settings:
 
     small: str
     large: str
+    refiner: str = ""
     policy: str = "vanilla"
     default_steps: Mapping[str, int] = field(default_factory=dict)
     refine_steps: Mapping[str, int] = field(default_factory=dict)
@@ -162,6 +163,7 @@ class Settings:
     unscored: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "refiner", self.refiner or self.small)
         if self.max_generation < 1:
             raise InvalidArgument.of("max_generation", self.max_generation, "1 or more")
         for name in ("small_share", "defer_share", "hard_share"):
@@ -177,7 +179,8 @@ class Settings:
         """The settings of a deployment; a calibration that does not speak for it is left out."""
         uncalibrated = problem(calibration, deployment)
         scorers, unscored = _scorers(deployment, decided.get("small", deployment.small))
-        by_default = {"small": deployment.small, "large": deployment.large, "policy": deployment.default_policy}
+        roles = {"small": deployment.small, "large": deployment.large, "refiner": deployment.refiner}
+        by_default = {**roles, "policy": deployment.default_policy}
         return cls(
             default_steps={name: variant.num_inference_steps for name, variant in deployment.variants.items()},
             refine_steps={name: variant.refinement_steps for name, variant in deployment.variants.items()},

@@ -66,6 +66,8 @@ class Supervisor:
 
     def start(self) -> None:
         self._watch.meet(list_stubs(self._server_pid))
+        with contextlib.suppress(OSError, TritonError):
+            self._learn_models()  # now: who dies before the first look could not be told apart any more
         for thread in self._threads:
             thread.start()
 
@@ -86,7 +88,7 @@ class Supervisor:
 
     def _look(self) -> None:
         stubs = list_stubs(self._server_pid)
-        if any(not stub.defunct and self._owner(stub) is None for stub in stubs):
+        if not self._traits or any(not stub.defunct and self._owner(stub) is None for stub in stubs):
             self._learn_models()
         for stub in self._watch.look(stubs):
             model = self._owner(stub)

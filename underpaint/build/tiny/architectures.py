@@ -152,12 +152,17 @@ def build_unet(shape: VariantShape) -> UNet2DConditionModel:
         block_out_channels=shape.unet_channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-        layers_per_block=shape.layers_per_block,
+        layers_per_block=_one_or_all(shape.layers_per_block),
         cross_attention_dim=shape.text_width,
         # diffusers' historical name: for this class `attention_head_dim` is the number of heads.
         attention_head_dim=tuple(channels // shape.head_dim for channels in shape.unet_channels),
         norm_num_groups=shape.norm_groups,
     )
+
+
+def _one_or_all(values: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number where all are the same: diffusers loads LoRAs into no other UNet."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def build_scheduler(shape: VariantShape) -> Any:
