@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from underpaint.bench.dials import SETTLE_S
 from underpaint.bench.serving import Site
 from underpaint.control import allocators
 from underpaint.control.allocation import Fleet
@@ -24,7 +25,6 @@ from underpaint.monitor.monitor import Monitor, Plan, Server
 from underpaint.monitor.settings import SettingsFile
 from underpaint.policies import by_name
 
-_SETTLE_S = 2.5  # within which front doors have read what was decided
 _SPLIT = "random-mix"
 
 
@@ -92,7 +92,7 @@ def on_stage(
     settings = SettingsFile(site.store)
     settings.path.unlink(missing_ok=True)
     settings.write(contender.decided)
-    wait(_SETTLE_S)
+    wait(SETTLE_S)
     try:
         if contender.allocator is None or control is None:
             yield

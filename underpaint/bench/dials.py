@@ -5,7 +5,6 @@ The front doors read calibration.json and settings.json again about once a secon
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -13,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from underpaint.monitor.settings import SettingsFile
 from underpaint.policies import Calibration
 
 DOORS = ("generate", "generate_stream")
-_SETTINGS = "settings.json"
-_SETTLE_S = 2.5
+SETTLE_S = 2.5  # within which front doors have read what was decided
 
 
 @contextmanager
@@ -51,7 +50,7 @@ class Dials:
         self._calibration = calibration
         for folder in self._folders:
             calibration.save(folder)
-        self._wait(_SETTLE_S)
+        self._wait(SETTLE_S)
 
     def share(self, small_share: float) -> None:
         """Have the policy random-mix give so many of its requests to the small variant."""
@@ -59,10 +58,8 @@ class Dials:
             return
         self._share = small_share
         self._decide(small_share=small_share)
-        self._wait(_SETTLE_S)
+        self._wait(SETTLE_S)
 
     def _decide(self, **values: object) -> None:
         for folder in self._folders:
-            path = folder / _SETTINGS
-            decided = json.loads(path.read_text()) if path.is_file() else {}
-            path.write_text(json.dumps({**decided, **values}))
+            SettingsFile(folder).write(values)

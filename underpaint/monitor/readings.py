@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from underpaint.control.allocation import Load, Queue, Reuse
@@ -55,10 +55,10 @@ class Reading:
             waiting.update(each.waiting)
         return cls(
             seconds=max((each.seconds for each in readings), default=0.0),
-            arrivals=_sum(each.arrivals for each in readings),
-            answered=_sum(each.answered for each in readings),
+            arrivals=sum(each.arrivals for each in readings),
+            answered=sum(each.answered for each in readings),
             waiting=dict(waiting),
-            hits=_sum(each.hits for each in readings),
+            hits=sum(each.hits for each in readings),
             steps_run=sum(each.steps_run for each in readings),
             steps_skipped=sum(each.steps_skipped for each in readings),
         )
@@ -76,7 +76,3 @@ class Reading:
         steps = self.steps_run + self.steps_skipped
         skipped = min(1.0, self.steps_skipped / (steps * hit_rate)) if steps else 0.0
         return Reuse(hit_rate, {skipped: 1.0})
-
-
-def _sum(counts: Iterable[int]) -> int:
-    return sum(counts)

@@ -6,7 +6,7 @@ and weights, so the one is turned into the other by what was seen of late, not b
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from typing import Any
 
 from underpaint.control.quantiles import Quantiles
@@ -47,27 +47,18 @@ class Scores:
 
 
 def _buckets(grown: Sample, name: str) -> dict[float, int]:
-    """How many scores fell between two edges, by the middle of the two; the histogram is cumulative."""
-    cumulative = {
-        float(dict(labels)["le"]): value
-        for labels, value in grown.values.get(_METRIC, {}).items()
-        if dict(labels).get("score") == name
-    }
-    counted: dict[float, int] = {}
-    below, edge = 0.0, 0.0
-    for upper, count in sorted(_over_models(grown, name, cumulative).items()):
-        new = round(count - below)
-        if new > 0:
-            counted[(edge + min(upper, 1.0)) / 2] = new
-        below, edge = count, 1.0 if math.isinf(upper) else upper
-    return counted
-
-
-def _over_models(grown: Sample, name: str, edges: dict[float, float]) -> dict[float, float]:
-    """The counts of all front doors together, at every edge that any of them has."""
-    sums = dict.fromkeys(edges, 0.0)
+    """How many scores fell between two edges, by the middle of the two; the histograms, one a front door, are
+    cumulative."""
+    cumulative: Counter[float] = Counter()
     for labels, value in grown.values.get(_METRIC, {}).items():
         said = dict(labels)
         if said.get("score") == name:
-            sums[float(said["le"])] += value
-    return sums
+            cumulative[float(said["le"])] += round(value)
+    counted: dict[float, int] = {}
+    below, edge = 0, 0.0
+    for upper, count in sorted(cumulative.items()):
+        upper = min(upper, 1.0)
+        if count > below:
+            counted[(edge + upper) / 2] = count - below
+        below, edge = count, upper
+    return counted

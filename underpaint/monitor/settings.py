@@ -17,7 +17,10 @@ FILE_NAME = "settings.json"
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """``settings.json`` in a store. Servers read it again about a second after it has changed."""
+    """``settings.json`` in a folder that front doors look into, as a rule a store.
+
+    Servers read it again about a second after it has changed.
+    """
 
     store: Path
 
