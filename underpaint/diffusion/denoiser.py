@@ -122,7 +122,7 @@ class Denoiser:
         x = np.stack([t.sample for t in trajectories])
         output = self._predict(trajectories, x, calls)
         positions = [(t.schedule, t.step) for t in trajectories]
-        x_next, clean = step(self._prediction, positions, x, output)
+        x_next, clean = step(self._prediction, positions, x, output, [t.clean for t in trajectories])
         for i, trajectory in enumerate(trajectories):
             trajectory.keep_if_wanted()
             trajectory.sample, trajectory.clean = x_next[i], clean[i]

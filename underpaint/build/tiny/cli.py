@@ -26,6 +26,7 @@ PARTS = (
     "router",
     "discriminator",
     "addons",
+    "controlnets",
     "evaluate",
 )
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from onnx import ModelProto
 from torch import nn
 from torch.nn import functional as F
@@ -42,6 +42,7 @@ from underpaint.build.tiny.data import denormalise, normalise
 from underpaint.build.tiny.lora_twin import write_twins
 from underpaint.build.tiny.onnx_graph import write_graph
 from underpaint.build.tiny.scenes import SIDE
+from underpaint.build.tiny.split_unet import ControlNetGraph
 from underpaint.build.tiny.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,18 @@ def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> No
     write_component(folder("vae_encoder"), variant.autoencoder, EncoderGraph, _IMAGE, "latents")
     write_component(folder("vae_decoder"), variant.autoencoder, DecoderGraph, {"latents": latents}, "image")
     build_scheduler(shape).save_pretrained(folder("denoiser"))
+
+
+def write_controlnet(name: str, controlnet: ControlNetModel, base: VariantShape, repository: Path) -> None:
+    """A ControlNet, which is a Triton model of its own: any variant that it fits may call it."""
+    states = torch.randn(EXAMPLE_BATCH, TOKENS, base.text_width)
+    inputs = {
+        "sample": _example_latents(base),
+        "timestep": torch.tensor([999.0, 500.0]),
+        "encoder_hidden_states": states,
+        "control_image": _IMAGE["image"],
+    }
+    write_component(repository / f"controlnet_{name}" / "1", controlnet, ControlNetGraph, inputs, "residuals")
 
 
 def write_clip(clip: CLIPModel, repository: Path) -> None:

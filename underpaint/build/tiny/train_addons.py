@@ -30,7 +30,7 @@ from underpaint.errors import InvalidArgument
 
 log = logging.getLogger(__name__)
 
-ADDON_BASE = "tiny-m"
+ADDON_BASE = "tiny-l"
 ADDON_STREAM = 5  # of scenes, see `data`
 BATCH = 16
 _UNET_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]

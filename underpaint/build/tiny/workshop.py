@@ -24,6 +24,7 @@ from underpaint.build.tiny.architectures import (
     VariantShape,
     build_unet,
 )
+from underpaint.build.tiny.control_images import CONTROL_IMAGES
 from underpaint.build.tiny.data import load_corpus
 from underpaint.build.tiny.distill import StepDistillation
 from underpaint.build.tiny.grow import grow_unet
@@ -32,6 +33,7 @@ from underpaint.build.tiny.tokenizer import load_tokenizer, write_tokenizer
 from underpaint.build.tiny.train_addons import ADDON_BASE, ADDONS, train_addon
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask, psnr, set_scaling_factor
 from underpaint.build.tiny.train_clip import ClipTask, build_clip, load_pairs
+from underpaint.build.tiny.train_controlnets import train_controlnet
 from underpaint.build.tiny.train_variant import VariantTask
 from underpaint.errors import NotFound
 
@@ -50,7 +52,8 @@ MINUTES = {
     "clip": 9.0,
     "router": 3.0,
     "discriminator": 50.0,
-    "addons": 3.0,  # each
+    "addons": 8.0,  # each
+    "controlnets": 15.0,  # each
 }
 
 
@@ -172,6 +175,15 @@ def train_addons(workshop: Workshop) -> None:
 
 def evaluate_family(workshop: Workshop) -> None:
     """Judge what the repository holds; prints one JSON object and leaves it beside the checkpoints."""
+def train_controlnets(workshop: Workshop) -> None:
+    """The ControlNets, one after the other; they need an exported base."""
+    recipe = workshop.recipe("controlnets", decay_share=0.6, average_decay=0.995)
+    for name in CONTROL_IMAGES:
+        base = VARIANTS[ADDON_BASE]
+        controlnet = train_controlnet(name, base, workshop.repository, workshop.out, recipe, fresh=workshop.fresh)
+        export.write_controlnet(name, controlnet, base, workshop.repository)
+
+
     reports = {name: evaluate.evaluate_exported(workshop.repository, shape) for name, shape in VARIANTS.items()}
     text = json.dumps(reports, indent=2)
     (workshop.out / "evaluation.json").write_text(text + "\n")
@@ -194,7 +206,7 @@ def _parts() -> dict[str, Callable[[Workshop], None]]:
     parts["export"] = export_family
     # These learn from what the exported small variant paints, and export themselves.
     parts["router"], parts["discriminator"] = routing.train_router, routing.train_discriminator
-    parts["addons"] = train_addons
+    parts["addons"], parts["controlnets"] = train_addons, train_controlnets
     parts["evaluate"] = evaluate_family
     return parts
 
