@@ -64,7 +64,7 @@ class GenerateRequest:
     seed: int | None = tensor("INT64", f"0 to {MAX_SEED}; alone decides the image where nothing is read from the cache")
     width: int | None = tensor("INT64", "pixels")
     height: int | None = tensor("INT64", "pixels")
-    scheduler: str | None = tensor("STRING", "ddim, euler or flow_match_euler, as far as the variant allows")
+    scheduler: str | None = tensor("STRING", "ddim, euler, flow_match_euler, dpm_solver_multistep; see the variant")
     variant: str | None = tensor("STRING", "serve with this model, whatever the policy prefers")
     policy: str | None = tensor("STRING", "how to spend as little as possible; see `underpaint policies`")
     cache: str = tensor("STRING", f"start from stored pictures, store this one: {', '.join(CACHE_MODES)}", "readwrite")

@@ -93,7 +93,9 @@ def test_a_perfect_model_ends_in_the_clean_image_from_any_start(steps: int) -> N
                 np.array([level[i] for level in levels], np.float32)[:, None, None, None]
                 for levels in ([t.alphas for t in tables], [t.sigmas for t in tables])
             )
-            x, clean = step(prediction.v_prediction, [(t, i) for t in tables], x, alpha * NOISE - sigma * CLEAN)
+            x, clean = step(
+                prediction.v_prediction, [(t, i) for t in tables], x, alpha * NOISE - sigma * CLEAN, [None] * 2
+            )
             np.testing.assert_allclose(clean, np.stack([CLEAN, CLEAN]), atol=2e-3)
         np.testing.assert_allclose(x, np.stack([CLEAN, CLEAN]), atol=2e-3)
 
@@ -102,7 +104,7 @@ def test_a_perfect_flow_ends_in_the_clean_image() -> None:
     table = FLOW.schedule(10)
     x = table.start_from_image(CLEAN, NOISE, 4)[None]
     for i in range(4, 10):
-        x, _ = step(prediction.flow, [(table, i)], x, (NOISE - CLEAN)[None])
+        x, _ = step(prediction.flow, [(table, i)], x, (NOISE - CLEAN)[None], [None])
     np.testing.assert_allclose(x[0], CLEAN, atol=1e-5)
 
 
@@ -164,9 +166,14 @@ def test_requests_of_as_many_steps_share_a_table() -> None:
 
 
 def test_a_models_own_scheduler_comes_first() -> None:
-    assert scheduler_names(CONFIG) == ("ddim", "euler")
-    assert scheduler_names({**CONFIG, "_class_name": "EulerDiscreteScheduler"}) == ("euler", "ddim")
-    assert scheduler_names({"_class_name": "FlowMatchEulerDiscreteScheduler"}) == ("flow_match_euler",)
+    assert scheduler_names(CONFIG) == ("ddim", "euler", "dpm_solver_multistep")
+    assert scheduler_names({**CONFIG, "_class_name": "EulerDiscreteScheduler"}) == (
+        "euler",
+        "ddim",
+        "dpm_solver_multistep",
+    )
+    flow = scheduler_names({"_class_name": "FlowMatchEulerDiscreteScheduler"})
+    assert flow == ("flow_match_euler", "dpm_solver_multistep")
 
 
 # Noise --------------------------------------------------------------------------------------------------------------

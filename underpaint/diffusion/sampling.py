@@ -12,7 +12,13 @@ from underpaint.diffusion.schedule import Schedule
 Position = tuple[Schedule, int]  # a row's table, and the step that it is at
 
 
-def step(predict: Prediction, positions: Sequence[Position], x: np.ndarray, output: np.ndarray) -> Estimates:
+def step(
+    predict: Prediction,
+    positions: Sequence[Position],
+    x: np.ndarray,
+    output: np.ndarray,
+    previous: Sequence[np.ndarray | None],
+) -> Estimates:
     """Advance every row by its own step.
 
     Args:
@@ -20,13 +26,20 @@ def step(predict: Prediction, positions: Sequence[Position], x: np.ndarray, outp
         positions: n pairs; rows may follow different tables.
         x: float32 [n, C, h, w], the samples that the model saw.
         output: float32 [n, C, h, w], what it answered, guidance applied.
+        previous: n clean estimates of the steps before, float32 [C, h, w]; None in the first step of a run.
 
     Returns:
         The next samples and the clean estimates, each float32 [n, C, h, w].
     """
     alpha, sigma, alpha_next, sigma_next = _levels(positions)
     x0, eps = predict(output, x, alpha, sigma)
-    return alpha_next * x0 + sigma_next * eps, x0
+    x_next = alpha_next * x0 + sigma_next * eps
+    for row, ((schedule, i), before) in enumerate(zip(positions, previous, strict=True)):
+        if schedule.carry[i] and before is not None:
+            # The noise estimate follows from the clean one, x being what it is.
+            ahead = alpha_next[row] - sigma_next[row] * alpha[row] / sigma[row]
+            x_next[row] += ahead * schedule.carry[i] * (x0[row] - before)
+    return x_next, x0
 
 
 def guide(output: np.ndarray, guided: np.ndarray, scale: np.ndarray, rows: int) -> np.ndarray:

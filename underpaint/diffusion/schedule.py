@@ -9,6 +9,9 @@ papers write them in. In the coordinates above they share one update (DDIM, arXi
 - Euler in k-diffusion's variance-exploding x̂ = x / alpha with σ̂ = sigma / alpha: the same line, rescaled;
 - flow matching: alpha = 1 − sigma, so that dx/dσ = ε − x0 is integrated by the same line.
 
+A multistep method makes the same update with a clean estimate that it carries on along its last change (DPM-Solver++,
+arXiv 2211.01095), so one more column says how far.
+
 So a scheduler is a function from a step count to a :class:`Schedule`, a table, and nothing else in the server
 asks which scheduler it was.
 """
@@ -31,6 +34,8 @@ class Schedule:
         alphas, sigmas: float32 [N], signal and noise level before each step.
         alphas_next, sigmas_next: float32 [N], the levels that each step leads to. They are a table of their own
             because DDIM's step length is an integer division, which need not meet the next timestep exactly.
+        carry: float32 [N], how far each step carries the clean estimate on, in units of its change since the step
+            before; 0 for methods of one step.
         initial_sigma: standard deviation of the noise that a run from nothing starts with.
     """
 
@@ -39,6 +44,7 @@ class Schedule:
     sigmas: np.ndarray
     alphas_next: np.ndarray
     sigmas_next: np.ndarray
+    carry: np.ndarray
     initial_sigma: float = 1.0
 
     def __len__(self) -> int:
@@ -66,8 +72,9 @@ def make_schedule(
     alphas_next: np.ndarray,
     sigmas_next: np.ndarray,
     initial_sigma: float = 1.0,
+    carry: np.ndarray | None = None,
 ) -> Schedule:
-    """A :class:`Schedule` from float64 tables, rounded once, at the end."""
+    """A :class:`Schedule` from float64 tables, rounded once, at the end. Without ``carry``, of one-step methods."""
 
     def single(table: np.ndarray) -> np.ndarray:
         return np.asarray(table, np.float32)
@@ -78,5 +85,6 @@ def make_schedule(
         single(sigmas),
         single(alphas_next),
         single(sigmas_next),
+        single(np.zeros(len(timesteps)) if carry is None else carry),
         float(initial_sigma),
     )

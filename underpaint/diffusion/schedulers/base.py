@@ -8,34 +8,38 @@ from functools import lru_cache
 from typing import Any
 
 from underpaint.diffusion.schedule import Schedule
-from underpaint.diffusion.schedulers.config import DiffusionConfig, FlowMatchConfig, read
+from underpaint.diffusion.schedulers.config import Config, DiffusionConfig, FlowMatchConfig
 from underpaint.diffusion.schedulers.ddim import ddim
+from underpaint.diffusion.schedulers.dpm_solver_multistep import dpm_solver_multistep, flow_dpm_solver_multistep
 from underpaint.diffusion.schedulers.euler import euler
 from underpaint.diffusion.schedulers.flow_match_euler import flow_match_euler
+from underpaint.diffusion.schedulers.reading import read
 from underpaint.errors import InvalidArgument
 
-
-@dataclass(frozen=True)
-class _Kind:
-    diffusers_class: str
-    config_type: type
-    tabulate: Callable[[Any, int], Schedule]
-
-
-_KINDS: dict[str, _Kind] = {
-    "ddim": _Kind("DDIMScheduler", DiffusionConfig, ddim),
-    "euler": _Kind("EulerDiscreteScheduler", DiffusionConfig, euler),
-    "flow_match_euler": _Kind("FlowMatchEulerDiscreteScheduler", FlowMatchConfig, flow_match_euler),
+_CLASSES = {
+    "DDIMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler",
+    "FlowMatchEulerDiscreteScheduler": "flow_match_euler",
+    "DPMSolverMultistepScheduler": "dpm_solver_multistep",
+}
+# What can run a model, by how the model was trained.
+_SCHEDULERS: dict[type[Config], dict[str, Callable[[Any, int], Schedule]]] = {
+    DiffusionConfig: {"ddim": ddim, "euler": euler, "dpm_solver_multistep": dpm_solver_multistep},
+    FlowMatchConfig: {"flow_match_euler": flow_match_euler, "dpm_solver_multistep": flow_dpm_solver_multistep},
 }
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A configured scheduler. ``schedule(n)`` is cached: every request of n steps shares one table."""
+    """A configured scheduler.
+
+    ``schedule(n, image_seq_len)`` is cached: every request of n steps shares one table. The number of tokens that the
+    model makes of the latents matters where the configuration shifts by it, and there alone.
+    """
 
     name: str
-    config: DiffusionConfig | FlowMatchConfig
-    schedule: Callable[[int], Schedule] = field(repr=False, compare=False)
+    config: Config
+    schedule: Callable[..., Schedule] = field(repr=False, compare=False)
 
     @property
     def prediction_type(self) -> str:
@@ -49,33 +53,29 @@ def load_scheduler(raw: Mapping[str, Any], name: str | None = None) -> Scheduler
         InvalidArgument: the class is unknown, or ``name`` does not fit what the model was trained for.
         Unsupported: an option is switched on that would change the result.
     """
-    own = _name_of(str(raw.get("_class_name")))
-    kind = _KINDS[own]
     allowed = scheduler_names(raw)
     if name is not None and name not in allowed:
         raise InvalidArgument.of("scheduler", name, ", ".join(allowed))
-    chosen = _KINDS[name or own]
-    config: DiffusionConfig | FlowMatchConfig = read(kind.config_type, raw)
+    config = read(raw)
+    tabulate = _SCHEDULERS[type(config)][name or allowed[0]]
 
     @lru_cache(maxsize=256)
-    def schedule(num_inference_steps: int) -> Schedule:
+    def table(sized: Config, num_inference_steps: int) -> Schedule:
+        return tabulate(sized, num_inference_steps)
+
+    def schedule(num_inference_steps: int, image_seq_len: int = 0) -> Schedule:
         if not 1 <= num_inference_steps <= config.num_train_timesteps:
             allowed = f"1 to {config.num_train_timesteps}, the steps that the model was trained on"
             raise InvalidArgument.of("num_inference_steps", num_inference_steps, allowed)
-        return chosen.tabulate(config, num_inference_steps)
+        return table(config.at(image_seq_len), num_inference_steps)
 
-    return Scheduler(name or own, config, schedule)
+    return Scheduler(name or allowed[0], config, schedule)
 
 
 def scheduler_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """Every scheduler that can run a model with this configuration, its own first."""
-    own = _name_of(str(raw.get("_class_name")))
-    siblings = [name for name, kind in _KINDS.items() if kind.config_type is _KINDS[own].config_type]
-    return (own, *(name for name in siblings if name != own))
-
-
-def _name_of(diffusers_class: str) -> str:
-    for name, kind in _KINDS.items():
-        if kind.diffusers_class == diffusers_class:
-            return name
-    raise InvalidArgument.of("_class_name", diffusers_class, ", ".join(k.diffusers_class for k in _KINDS.values()))
+    diffusers_class = str(raw.get("_class_name"))
+    if diffusers_class not in _CLASSES:
+        raise InvalidArgument.of("_class_name", diffusers_class, ", ".join(_CLASSES))
+    own = _CLASSES[diffusers_class]
+    return (own, *(name for name in _SCHEDULERS[type(read(raw))] if name != own))

@@ -1,22 +1,11 @@
-"""The parts of diffusers' scheduler configurations that change a result, typed and checked.
-
-An option that diffusers knows and we do not is refused when it is switched on: ignoring it would give other images
-than the user's pipeline gives.
-"""
+"""The parts of diffusers' scheduler configurations that change a result, typed and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+import math
+from dataclasses import dataclass, replace
 
-from underpaint.errors import InvalidArgument, Unsupported
-
-Config = TypeVar("Config", bound="DiffusionConfig | FlowMatchConfig")
-
-# Present in every saved configuration without any bearing on the result, or only on training.
-_INERT = frozenset({"clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "interpolation_type"})
-_OFF: tuple[object, ...] = (False, None)
+from underpaint.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -36,35 +25,57 @@ class DiffusionConfig:
     timestep_type: str = "discrete"
 
     def __post_init__(self) -> None:
-        _one_of("timestep_spacing", self.timestep_spacing, ("leading", "trailing", "linspace"))
-        _one_of("final_sigmas_type", self.final_sigmas_type, ("zero", "sigma_min"))
-        _one_of("timestep_type", self.timestep_type, ("discrete",))
+        one_of("timestep_spacing", self.timestep_spacing, ("leading", "trailing", "linspace"))
+        one_of("final_sigmas_type", self.final_sigmas_type, ("zero", "sigma_min"))
+        one_of("timestep_type", self.timestep_type, ("discrete",))
+
+    def at(self, image_seq_len: int) -> DiffusionConfig:
+        """The configuration for images of ``image_seq_len`` tokens: the same for all."""
+        return self
 
 
 @dataclass(frozen=True)
 class FlowMatchConfig:
-    """Rectified-flow models; names, meanings and defaults as in diffusers."""
+    """Rectified-flow models; names, meanings and defaults as in diffusers.
+
+    ``timestep_spacing`` is what diffusers leaves to the pipeline: the levels before they are shifted fall from 1 to 1/N
+    (``trailing``, FLUX) or, whatever N, to one training step (``linspace``, all others).
+    """
 
     num_train_timesteps: int = 1000
     shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    time_shift_type: str = "exponential"
+    timestep_spacing: str = "linspace"
     prediction_type: str = "flow"
 
+    def __post_init__(self) -> None:
+        one_of("timestep_spacing", self.timestep_spacing, ("linspace", "trailing"))
+        one_of("time_shift_type", self.time_shift_type, ("exponential", "linear"))
+        one_of("prediction_type", self.prediction_type, ("flow",))
 
-def read(config_type: type[Config], raw: Mapping[str, Any]) -> Config:
-    """The typed form of a ``scheduler_config.json``; what is switched on but not known is refused."""
-    known = {f.name for f in fields(config_type)}
-    for name, value in raw.items():
-        harmless = name.startswith("_") or name in known or name in _INERT or _is_default_elsewhere(name)
-        if not harmless and value not in _OFF:
-            raise Unsupported(f"scheduler option {name}={value!r} is not supported; known: {', '.join(sorted(known))}")
-    return config_type(**{name: raw[name] for name in known if name in raw})
+    def at(self, image_seq_len: int) -> FlowMatchConfig:
+        """The configuration for images of ``image_seq_len`` tokens, ``shift`` being theirs.
+
+        Under dynamic shifting mu is linear in the number of tokens, and the shift is exp(mu), or mu itself.
+        """
+        if not self.use_dynamic_shifting:
+            return self
+        if image_seq_len < 1:
+            raise InvalidArgument.of("image_seq_len", image_seq_len, "1 or more, since the shift depends on it")
+        slope = (self.max_shift - self.base_shift) / (self.max_image_seq_len - self.base_image_seq_len)
+        mu = self.base_shift + slope * (image_seq_len - self.base_image_seq_len)
+        return replace(self, shift=math.exp(mu) if self.time_shift_type == "exponential" else mu)
 
 
-def _is_default_elsewhere(name: str) -> bool:
-    """Options of dynamic shifting, which only matter when ``use_dynamic_shifting`` is on (and then is refused)."""
-    return name in {"base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"}
+Config = DiffusionConfig | FlowMatchConfig
 
 
-def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise InvalidArgument unless ``value`` is one of ``allowed``."""
     if value not in allowed:
-        raise InvalidArgument.of(field, value, ", ".join(allowed))
+        raise InvalidArgument.of(field, value, ", ".join(map(str, allowed)))

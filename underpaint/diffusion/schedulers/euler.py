@@ -10,14 +10,14 @@ from underpaint.diffusion.schedulers.betas import alphas_cumprod
 from underpaint.diffusion.schedulers.config import DiffusionConfig
 
 # A model with zero terminal SNR has σ̂ = ∞ at its last timestep; diffusers stops just short of it.
-_SMALLEST_ALPHAS_CUMPROD = 2.0**-24
+SMALLEST_ALPHAS_CUMPROD = 2.0**-24
 
 
 def euler(config: DiffusionConfig, num_inference_steps: int) -> Schedule:
     """The table of an Euler run, interpolated in σ̂ = sigma / alpha as k-diffusion does."""
     bar = alphas_cumprod(config)
     if config.rescale_betas_zero_snr:
-        bar[-1] = _SMALLEST_ALPHAS_CUMPROD
+        bar[-1] = SMALLEST_ALPHAS_CUMPROD
     ratios = np.sqrt((1 - bar) / bar)
     at = spacing.timesteps(config, num_inference_steps)
     ratio = np.interp(at, np.arange(len(ratios)), ratios)
