@@ -11,17 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from underpaint.bench.workload import (
-    MIX,
-    Relation,
-    WorkItem,
-    attributes,
-    edit,
-    edits_between,
-    placed_anew,
-    told_the_other_way,
-    workload,
-)
+from underpaint.bench.workload import MIX, Relation, WorkItem, workload
+from underpaint.build.tiny.edits import attributes, edit, edits_between, placed_anew, told_the_other_way
 from underpaint.build.tiny.facts import facts
 from underpaint.build.tiny.scenes import PHRASINGS, Scene, Split, Thing, caption, is_held_out, scene_at
 

@@ -211,8 +211,8 @@ def test_a_grown_network_starts_where_the_shallower_one_ended(tmp_path: Path, mo
 
 
 def test_two_towers_learn_to_tell_pictures_apart() -> None:
-    pairs = draw_pairs(load_tokenizer(REPOSITORY / "tiny_tokenizer" / "1"), 8)
-    task = ClipTask(pairs, 633, batch=8)
+    pairs = draw_pairs(load_tokenizer(REPOSITORY / "tiny_tokenizer" / "1"), 2)
+    task = ClipTask(pairs, 633, groups=2)
     optimiser = torch.optim.Adam(task.modules.parameters(), lr=1e-3)
     first = last = math.nan
     for step in range(15):

@@ -86,7 +86,11 @@ def _pair(raw: dict[str, Any]) -> Pair:
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of about the same similarity: the least of them, how many there are, and their mean accuracies."""
+    """Pairs of about the same similarity: their median, how many there are, and their mean accuracies.
+
+    The median, since what is reused leaves nothing behind, so that at a server the best match is often a worse one than
+    here: a threshold at the lower edge of a bin would let the bad half of it speak for all.
+    """
 
     similarity: float
     pairs: int
@@ -114,7 +118,7 @@ def bins(pairs: Sequence[Pair]) -> list[Bin]:
 
 def _bin(pairs: Sequence[Pair]) -> Bin:
     return Bin(
-        similarity=min(pair.similarity for pair in pairs),
+        similarity=float(np.median([pair.similarity for pair in pairs])),
         pairs=len(pairs),
         full=float(np.mean([pair.full for pair in pairs])),
         by_skip={skip: float(np.mean([pair.by_skip[skip] for pair in pairs])) for skip in pairs[0].by_skip},

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from underpaint.bench.quality import Embedder, read_all
-from underpaint.bench.workload import edit, placed_anew
+from underpaint.build.tiny.edits import edit, placed_anew
 from underpaint.build.tiny.judge import Pictures, read
 from underpaint.build.tiny.scenes import Scene, caption, render
 

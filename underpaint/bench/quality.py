@@ -20,7 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from underpaint.bench.frechet import Gaussian, frechet_distance
-from underpaint.bench.workload import WorkItem, placed_anew
+from underpaint.bench.workload import WorkItem
+from underpaint.build.tiny.edits import placed_anew
 from underpaint.build.tiny.judge import Verdict, judge
 from underpaint.build.tiny.scenes import Scene, render
 

@@ -32,7 +32,7 @@ from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.tokenizer import load_tokenizer, write_tokenizer
 from underpaint.build.tiny.train_addons import ADDON_BASE, ADDONS, train_addon
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask, psnr, set_scaling_factor
-from underpaint.build.tiny.train_clip import ClipTask, build_clip, load_pairs
+from underpaint.build.tiny.train_clip import ClipTask, build_clip, load_exported, load_pairs
 from underpaint.build.tiny.train_controlnets import train_controlnet
 from underpaint.build.tiny.train_variant import VariantTask
 from underpaint.errors import NotFound
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 VARIANTS_AND_TEACHERS = {TEACHER.name: TEACHER, **VARIANTS}
 CORPUS_SCENES = 60_000
-CLIP_SCENES = 40_000
+CLIP_GROUPS = 15_000
 MINUTES = {
     "autoencoder-f4": 22.0,
     "autoencoder-f8": 62.0,
@@ -49,7 +49,7 @@ MINUTES = {
     "tiny-m": 104.0,
     "tiny-l": 104.0,
     "tiny-s": 40.0,
-    "clip": 9.0,
+    "clip": 40.0,
     "router": 3.0,
     "discriminator": 50.0,
     "addons": 8.0,  # each
@@ -147,9 +147,11 @@ def _take_exported_autoencoder(workshop: Workshop, shape: VariantShape) -> None:
 
 def train_clip(workshop: Workshop) -> None:
     tokenizer = load_tokenizer(export.tokenizer_folder(workshop.repository))
-    pairs = load_pairs(workshop.out / "clip_pairs.pt", tokenizer, CLIP_SCENES)
+    task = ClipTask(load_pairs(workshop.out / "clip_pairs.pt", tokenizer, CLIP_GROUPS), len(tokenizer), workshop.seed)
+    if workshop.from_exported:
+        load_exported(task.clip, workshop.repository)
     recipe = workshop.recipe("clip", decay_share=0.6, average_decay=0.998)
-    trained = train(ClipTask(pairs, len(tokenizer), workshop.seed), recipe, workshop.checkpoint("clip"), workshop.fresh)
+    trained = train(task, recipe, workshop.checkpoint("clip"), workshop.fresh)
     log.info("clip: %d steps, loss %.4f", trained.progress.step, trained.progress.recent_loss)
 
 
@@ -173,8 +175,6 @@ def train_addons(workshop: Workshop) -> None:
         train_addon(shape, VARIANTS[ADDON_BASE], workshop.repository, workshop.out, store, recipe, fresh=workshop.fresh)
 
 
-def evaluate_family(workshop: Workshop) -> None:
-    """Judge what the repository holds; prints one JSON object and leaves it beside the checkpoints."""
 def train_controlnets(workshop: Workshop) -> None:
     """The ControlNets, one after the other; they need an exported base."""
     recipe = workshop.recipe("controlnets", decay_share=0.6, average_decay=0.995)
@@ -184,6 +184,8 @@ def train_controlnets(workshop: Workshop) -> None:
         export.write_controlnet(name, controlnet, base, workshop.repository)
 
 
+def evaluate_family(workshop: Workshop) -> None:
+    """Judge what the repository holds; prints one JSON object and leaves it beside the checkpoints."""
     reports = {name: evaluate.evaluate_exported(workshop.repository, shape) for name, shape in VARIANTS.items()}
     text = json.dumps(reports, indent=2)
     (workshop.out / "evaluation.json").write_text(text + "\n")
