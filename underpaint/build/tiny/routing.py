@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 from underpaint.build.repository import weights_of
 from underpaint.build.tiny.architectures import TINY_S, TOKENS
 from underpaint.build.tiny.data import normalise
-from underpaint.build.tiny.export import EXAMPLE_BATCH, tokenizer_folder, write_component
+from underpaint.build.tiny.export import EXAMPLE_BATCH, tokenizer_folder, version_folder, write_component
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.painter import Painter
 from underpaint.build.tiny.routing_data import Judged, Share, load_judged
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FAMILY = "tiny"
 SMALL = TINY_S
 LESSONS = 16_000
-CAPTIONS = {Share.TRAINING: 2048, Share.CALIBRATION: 512}
+CAPTIONS = {Share.TRAINING: 8192, Share.CALIBRATION: 512}
 READING_SHARE = 0.5  # of the discriminator's time
 QUANTILES = 41
 _IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
@@ -85,7 +85,8 @@ def _reader(workshop: Workshop, tokenizer: CLIPTokenizer) -> Discriminator:
 
 
 def _lessons(workshop: Workshop, tokenizer: CLIPTokenizer) -> Lessons:
-    autoencoder = AutoencoderTiny.from_pretrained(workshop.out / SMALL.autoencoder.name)
+    decoder = version_folder(workshop.repository, SMALL, "vae_decoder")
+    autoencoder = AutoencoderTiny.from_pretrained(decoder, torch_dtype=torch.float32)
     return load_lessons(workshop.out / "discriminator_lessons.pt", tokenizer, autoencoder, LESSONS)
 
 
