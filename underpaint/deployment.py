@@ -95,7 +95,8 @@ class Deployment:
     refines cached images (the small one, unless another is named), ``large`` paints what neither can.
 
     ``embedder`` is a hash of the embedders' weights; without embedders it is empty, and nothing is ever found in a
-    cache. ``router`` and ``discriminator`` are for cascades; without them there are none.
+    cache. ``router`` and ``discriminator`` are for cascades; without them there are none. ``version``: of the family's
+    weights, the number of their directories (see ``releases``).
     """
 
     family: str
@@ -107,6 +108,7 @@ class Deployment:
     router: Scorer | None = None
     discriminator: Scorer | None = None
     refiner: str = ""
+    version: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refiner", self.refiner or self.small)
@@ -115,9 +117,9 @@ class Deployment:
                 raise InvalidArgument.of(f"deployment: {role}", getattr(self, role), ", ".join(self.variants))
 
     @classmethod
-    def load(cls, folder: Path) -> Deployment:
-        """Read ``deployment.json`` from a model's version directory."""
-        raw = json.loads((folder / FILE_NAME).read_text())
+    def load(cls, folder: Path, version: int | None = None) -> Deployment:
+        """Read ``deployment.json`` from a model's version directory, or that of a version on trial."""
+        raw = json.loads((folder / file_name(version)).read_text())
         variants = {v["name"]: Variant.from_json(v) for v in raw.pop("variants")}
         scorers = {name: Scorer.from_json(raw.pop(name)) for name in ("router", "discriminator") if raw.get(name)}
         return cls(variants=variants, **{**raw, **scorers})
@@ -157,6 +159,11 @@ class Deployment:
             raise InvalidArgument.of("lora", request.lora, allowed)
         seed = draw_seed() if request.seed is None else request.seed
         return Sampling(steps, guidance, scheduler, width, height, seed)
+
+
+def file_name(version: int | str | None = None) -> str:
+    """Of a deployment: of the one that serves, or of a version on trial beside it."""
+    return FILE_NAME if version is None else f"deployment@{version}.json"
 
 
 def draw_seed() -> int:

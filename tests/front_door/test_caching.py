@@ -17,6 +17,7 @@ from underpaint.evidence import Match
 from underpaint.front_door.door import FrontDoor
 from underpaint.front_door.gathering import Patience, direction
 from underpaint.front_door.reply import Reply
+from underpaint.front_door.traffic import Release, Traffic
 from underpaint.policies import Settings
 from underpaint.requests import GenerateRequest
 
@@ -636,7 +637,7 @@ def test_new_settings_hold_from_the_next_request_on() -> None:
     async def scenario() -> list[str]:
         door = open_door(server)
         before = await door.serve(circle("modm"))
-        door.adopt(CALIBRATED)
+        door.adopt(Traffic(Release(DEPLOYMENT, CALIBRATED)))
         after = await door.serve(circle("modm"))
         return [before.outcome.start, after.outcome.start]
 

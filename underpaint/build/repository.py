@@ -20,6 +20,7 @@ from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument, NotFound
 from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
+from underpaint.triton.versions import Versioned
 
 
 def _data(folder: str) -> Path:
@@ -32,6 +33,7 @@ ENSEMBLES = _data("ensembles")
 FAMILIES = _data("build/families")
 PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 
+_VERSION = 1
 _TEXT_ENCODER_BATCH = 32
 _PARTS = ("_text_encoder", "_unet", "_vae_encoder", "_vae_decoder")  # whose weights decide what a variant paints
 _EMBEDDERS = ("embed_text", "embed_image")
@@ -71,19 +73,21 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
         configs += _embedders(recipe, repository)
     if recipe.routing:
         configs += _scorers(repository)
+    ensembles = [
+        _ensemble(pipeline, recipe, variant, shapes[variant.name])
+        for pipeline in PIPELINES
+        for variant in recipe.variants
+    ]
+    configs += ensembles
+    versioned = Versioned.of(shapes, configs)
     for config in configs:
-        files[Path(config.name) / "config.pbtxt"] = mc.to_text(config)
+        files[Path(config.name) / "config.pbtxt"] = mc.to_text(versioned.pinned(config, _VERSION))
         if config.default_model_filename:
             files[Path(config.name) / "1" / ".gitkeep"] = ""
         if config.backend == "python":
             files[Path(config.name) / "1" / "model.py"] = _model_py(config.name)
         if config.platform == "ensemble":
             files[Path(config.name) / "1" / ".gitkeep"] = ""  # Triton wants a version directory, git no empty one
-    for pipeline, suffix in PIPELINES.items():
-        for variant in recipe.variants:
-            folder = Path(variant.name + suffix)
-            files[folder / "config.pbtxt"] = _ensemble(pipeline, recipe, variant, shapes[variant.name])
-            files[folder / "1" / ".gitkeep"] = ""
     deployment = _deployment(recipe, repository, shapes).to_json()
     for door in ("generate", "generate_stream"):
         files[Path(door) / "1" / FILE_NAME] = deployment
@@ -259,10 +263,10 @@ def _vae_decoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
     return mc.onnx_model(f"{variant.name}_vae_decoder", inputs, outputs, max_batch_size=8, free_dims=size)
 
 
-def _ensemble(pipeline: str, recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> str:
+def _ensemble(pipeline: str, recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
     template = (ENSEMBLES / f"{pipeline}.pbtxt").read_text()
     values = {"family": recipe.name, "variant": variant.name, "latent_channels": shapes.latent_channels}
-    return mc.to_text(mc.ensemble(template, values))
+    return mc.ensemble(template, values)
 
 
 # The models of a family, and of the server ----------------------------------------------------------------------

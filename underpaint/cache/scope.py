@@ -25,7 +25,8 @@ class ImageScope:
     """Where a finished image may be reused, by whatever variant.
 
     ``embedder`` is the hash of the pair of towers that made the vectors. ``width`` and ``height`` count pixels.
-    ``add_ons`` name LoRAs and ControlNets with their hashes and strengths; their order does not matter.
+    ``add_ons`` name LoRAs and ControlNets with their hashes and strengths; their order does not matter. ``version``:
+    of the family, so that what one on trial has painted is not passed on by another.
     """
 
     tenant: str
@@ -34,6 +35,7 @@ class ImageScope:
     height: int
     negative_prompt: str = ""
     add_ons: tuple[str, ...] = ()
+    version: int = 1
 
     def key(self) -> str:
         """Raises InvalidArgument for a tenant that cannot be one."""
@@ -58,6 +60,7 @@ class LatentsScope:
     guidance_scale: float
     negative_prompt: str = ""
     add_ons: tuple[str, ...] = ()
+    version: int = 1
 
     def key(self) -> str:
         """Raises InvalidArgument for a tenant that cannot be one."""
@@ -84,5 +87,7 @@ def _key(kind: str, scope: ImageScope | LatentsScope) -> str:
     fields = {**asdict(scope), "kind": kind, "add_ons": sorted(scope.add_ons)}
     if isinstance(scope, LatentsScope):
         fields["guidance_scale"] = float(scope.guidance_scale)  # 7 and 7.0 are one guidance
+    if scope.version == 1:
+        del fields["version"]  # keys from before there were versions stay what they are
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{check_tenant(scope.tenant)}/{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"

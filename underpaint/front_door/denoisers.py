@@ -12,6 +12,7 @@ import numpy as np
 
 from underpaint.errors import NotFound, UnderpaintError
 from underpaint.front_door.transport import Transport
+from underpaint.releases import component
 
 _PATIENCE_S = 2.0
 
@@ -26,7 +27,7 @@ class Glimpse:
 
 
 class Denoisers:
-    """The denoisers of all variants, by variant name."""
+    """The denoisers of all variants, by the name of the variant, or of one of its versions (``Job.painter``)."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -56,9 +57,10 @@ class Denoisers:
             return None
         return int(outputs["alive_since_ns"].item())
 
-    async def preview(self, variant: str, latents: np.ndarray) -> np.ndarray:
+    async def preview(self, variant: str, latents: np.ndarray, version: int = 1) -> np.ndarray:
         """Latents as pixels, uint8 [H, W, 3]."""
-        outputs = await self._transport.infer(f"{variant}_vae_decoder", {"latents": latents}, ["image"], _PATIENCE_S)
+        decoder = component(variant, "vae_decoder", version)
+        outputs = await self._transport.infer(decoder, {"latents": latents}, ["image"], _PATIENCE_S)
         return outputs["image"][0]
 
     async def _ask(self, variant: str, op: str, outputs: list[str], request_id: str) -> dict[str, np.ndarray]:

@@ -14,9 +14,20 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from underpaint import policies
 from underpaint.deployment import Deployment, Sampling, draw_seed
-from underpaint.errors import InvalidArgument, NotFound, Overloaded, Unavailable, Unsupported
+from underpaint.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    UnderpaintError,
+    Unsupported,
+)
 from underpaint.evidence import Absence, Evidence, Miss
 from underpaint.front_door.attendance import Attendant
 from underpaint.front_door.cache_client import CacheClient
@@ -34,7 +45,9 @@ from underpaint.front_door.reply import Reply, reply_to
 from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.sources import SourceLost, Sources
 from underpaint.front_door.tally import Tally
+from underpaint.front_door.traffic import Release, Traffic
 from underpaint.front_door.transport import Transport
+from underpaint.front_door.trial import Exhibit, Trial
 from underpaint.front_door.turnstile import Turnstile
 from underpaint.front_door.workload import Work, Workload
 from underpaint.policies import CachedImage, Escalate, Finished, Noise, Plan, Policy, Settings
@@ -78,9 +91,8 @@ class FrontDoor:
         log: Callable[[str], None] = _log.warning,
     ) -> None:
         """Without ``settings`` nothing is calibrated. ``log`` gets a line now and then when something is wrong."""
-        self._deployment, self._transport = deployment, transport
+        self._traffic, self._transport = Traffic(Release(deployment, settings or Settings.of(deployment))), transport
         self._limits = limits or DoorLimits()
-        self._settings = settings or Settings.of(deployment)
         self._registry = Registry(self._limits.capacity)
         self._painters = Turnstile(self._limits.concurrency)
         self._workload = Workload()
@@ -91,11 +103,10 @@ class FrontDoor:
         embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
         foresight = Foresight(self.tally)
         self._scoring = Scoring(transport, deployment.family, self.tally, complaints, patience.score_s)
-        self._gatherer = Gatherer(
-            deployment, embedders, foresight, cache, self._costs, patience, complaints, self._scoring
-        )
+        self._gatherer = Gatherer(embedders, foresight, cache, self._costs, patience, complaints, self._scoring)
         self._sources = Sources(cache, self._costs, patience, complaints)
         self._memory = Memory(embedders, cache, self.tally, complaints)
+        self._trial = Trial(self.tally, self._scoring if deployment.discriminator else None, complaints)
 
     async def serve(self, request: GenerateRequest, hung_up: Callable[[], bool] = lambda: False) -> Reply:
         """Serve one request. ``hung_up`` tells whether the caller has gone; it is asked now and then.
@@ -103,36 +114,13 @@ class FrontDoor:
         Raises:
             UnderpaintError: with the status that the caller gets.
         """
-        policy, settings = self._validate(request), self._settings
+        traffic = self._traffic
+        policy = self._validate(request, traffic.stable)
         self.tally.arrivals[policy.name,] += 1
         # A seed of its own from the beginning: whatever is painted again starts from the same noise.
         request = replace(request, seed=draw_seed() if request.seed is None else request.seed)
         with self._registry.admit(_visit(request, hung_up)) as visit:
-            gathering = self._gatherer.gather(policy, request, settings, visit, in_flight=len(self._registry))
-            evidence = await self._attendant.attend(gathering, visit)
-            admitted, cascade = self._plan(policy, request, evidence, settings, visit), Cascade()
-            plan = admitted.plan
-            while True:
-                try:
-                    job, painting = await self._carry_out(plan, policy, admitted.request, settings, visit)
-                except SourceLost as lost:  # a request can always do without
-                    evidence = evidence.without_matches(lost.absence)
-                    admitted = self._plan(policy, request, evidence, settings, visit)
-                    plan = admitted.plan
-                    continue
-                except Unavailable as failure:
-                    job, painting = cascade.give_up(failure, visit)
-                    break
-                if policy.judges and plan.then is not None:
-                    judging = self._scoring.judge(request, painting, visit)
-                    cascade.confidence = await self._attendant.attend(judging, visit)
-                time_left_s = None if request.reproducible else visit.promise_left_s()
-                verdict = policy.after(plan, cascade.confidence, time_left_s, settings)
-                if not isinstance(verdict, Escalate):
-                    cascade.fallback = verdict.fallback
-                    break
-                plan = cascade.escalate(verdict.plan, job, painting, visit)
-        reply = reply_to(visit, policy, evidence, job, painting, self._deployment, cascade, admitted.downgrade)
+            reply = await self._serve_by_one_of(traffic, policy, request, visit)
         self.tally.count(reply.outcome)
         return reply
 
@@ -140,14 +128,16 @@ class FrontDoor:
         """To be called once the reply has been sent: what is worth it goes into the cache, in the background."""
         if reply.keepsake is not None:
             self._memory.remember(reply.keepsake)
+        if reply.exhibit is not None:
+            self._trial.exhibit(reply.exhibit)
 
     async def drain(self, within_s: float) -> None:
         """Wait until all that is to be remembered is, before the door closes."""
         await self._memory.drain(within_s)
 
-    def adopt(self, settings: Settings) -> None:
+    def adopt(self, traffic: Traffic) -> None:
         """From the next request on."""
-        self._settings = settings
+        self._traffic = traffic
 
     async def cancel(self, request_id: str) -> None:
         """Withdraw a request by its id, wherever it is.
@@ -157,7 +147,8 @@ class FrontDoor:
         """
         visit = self._registry.withdraw(request_id)
         # A request of ours is with one denoiser or none; one that came another way may be with any.
-        asked = list(self._deployment.variants) if visit is None else [v for v in (visit.variant,) if v]
+        anyone = [painter for release in self._traffic.releases for painter in release.painters]
+        asked = anyone if visit is None else [v for v in (visit.variant,) if v]
         dropped = await asyncio.gather(*(self.denoisers.cancel(v, request_id) for v in asked), return_exceptions=True)
         if visit is None and True not in dropped:
             raise NotFound(f"request_id: no request {request_id!r} is being served")
@@ -185,20 +176,80 @@ class FrontDoor:
     def in_flight(self) -> int:
         return len(self._registry)
 
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
+
+    def in_flight_by_release(self) -> dict[str, int]:
+        """How many requests each release serves, by its suffix (``traffic.Release``)."""
+        return dict(self._registry.by_suffix())
+
     def variant_of(self, request_id: str) -> str | None:
-        """The variant that works on a request at the moment, if any does."""
+        """The variant that works on a request at the moment, if any does (``Job.painter``)."""
         return self._registry.variant_of(request_id)
+
+    async def preview(self, variant: str, request_id: str, latents: np.ndarray) -> np.ndarray:
+        """Latents of a request, float32 [1, C, h, w], as pixels, uint8 [H, W, 3]."""
+        return await self.denoisers.preview(variant, latents, self._registry.version_of(request_id))
 
     # The stages -------------------------------------------------------------------------------------------------
 
-    def _validate(self, request: GenerateRequest) -> Policy:
+    def _validate(self, request: GenerateRequest, release: Release) -> Policy:
         """Check what can be known to be wrong before any work is done."""
+        deployment = release.deployment
         if request.variant is not None:
-            self._deployment.sampling(request, self._deployment.variant(request.variant))
-        policy = policies.by_name(request.policy or self._settings.policy)
-        if policy.judges and self._deployment.discriminator is None:
+            deployment.sampling(request, deployment.variant(request.variant))
+        policy = policies.by_name(request.policy or release.settings.policy)
+        if policy.judges and deployment.discriminator is None:
             raise Unsupported(f"policy {policy.name}: the deployment has no discriminator")
         return policy
+
+    async def _serve_by_one_of(self, traffic: Traffic, policy: Policy, request: GenerateRequest, visit: Visit) -> Reply:
+        """By the version that the request's seed leads to; what one on trial cannot do, the family's own does."""
+        release = traffic.release_of(request)
+        try:
+            reply = await self._serve_by(release, policy, request, visit)
+        except (Cancelled, DeadlineExceeded, Overloaded):
+            raise
+        except UnderpaintError as failure:
+            if release is traffic.stable:
+                if not isinstance(failure, InvalidArgument):
+                    self._trial.failed(traffic, release, failure)
+                raise
+            reply = await self._serve_by(traffic.stable, policy, request, visit)
+            self._trial.failed(traffic, release, failure)  # its own failure, since the other one did it
+            return reply
+        labels = self._trial.count(traffic, release, reply.outcome)
+        return replace(reply, exhibit=Exhibit(labels, request.prompt, reply.image)) if labels else reply
+
+    async def _serve_by(self, release: Release, policy: Policy, request: GenerateRequest, visit: Visit) -> Reply:
+        settings = release.settings
+        visit.begin_with(release.version, release.suffix)
+        gathering = self._gatherer.gather(policy, request, release, visit, in_flight=len(self._registry))
+        evidence = await self._attendant.attend(gathering, visit)
+        admitted, cascade = self._plan(policy, request, evidence, settings, visit), Cascade()
+        plan = admitted.plan
+        while True:
+            try:
+                job, painting = await self._carry_out(plan, policy, admitted.request, release, visit)
+            except SourceLost as lost:  # a request can always do without
+                evidence = evidence.without_matches(lost.absence)
+                admitted = self._plan(policy, request, evidence, settings, visit)
+                plan = admitted.plan
+                continue
+            except Unavailable as failure:
+                job, painting = cascade.give_up(failure, visit)
+                break
+            if policy.judges and plan.then is not None:
+                judging = self._scoring.judge(request, painting, visit)
+                cascade.confidence = await self._attendant.attend(judging, visit)
+            time_left_s = None if request.reproducible else visit.promise_left_s()
+            verdict = policy.after(plan, cascade.confidence, time_left_s, settings)
+            if not isinstance(verdict, Escalate):
+                cascade.fallback = verdict.fallback
+                break
+            plan = cascade.escalate(verdict.plan, job, painting, visit)
+        return reply_to(visit, policy, evidence, job, painting, release.deployment, cascade, admitted.downgrade)
 
     def _plan(
         self, policy: Policy, request: GenerateRequest, evidence: Evidence, settings: Settings, visit: Visit
@@ -213,28 +264,29 @@ class FrontDoor:
             raise
 
     async def _carry_out(
-        self, plan: Plan, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit
+        self, plan: Plan, policy: Policy, request: GenerateRequest, release: Release, visit: Visit
     ) -> tuple[Job, Painting]:
         """Raises SourceLost."""
-        with self._workload.job(plan.variant, settings.to_run(request, plan)) as work:
-            job = await self._attendant.attend(self._prepare(policy, plan, request, settings, visit), visit)
+        with self._workload.job(plan.variant, release.settings.to_run(request, plan)) as work:
+            job = await self._attendant.attend(self._prepare(policy, plan, request, release, visit), visit)
             return job, await self._attendant.attend(self._paint(job, visit, work), visit)
 
     async def _prepare(
-        self, policy: Policy, plan: Plan, request: GenerateRequest, settings: Settings, visit: Visit
+        self, policy: Policy, plan: Plan, request: GenerateRequest, release: Release, visit: Visit
     ) -> Job:
         """Fill in what the plan leaves open, and fetch what it starts from. Raises SourceLost."""
-        sampling = self._sampling(plan, request, settings)
+        sampling = self._sampling(plan, request, release)
         source = await self._sources.fetch(plan, sampling, visit)
-        remembers = request.writes_cache and self._deployment.embedder
-        return Job(plan, request, sampling, source, policy.keep(request, plan, settings) if remembers else None)
+        remembers = request.writes_cache and release.deployment.embedder
+        keep = policy.keep(request, plan, release.settings) if remembers else None
+        return Job(plan, request, sampling, source, keep, release.suffix)
 
     async def _paint(self, job: Job, visit: Visit, work: Work) -> Painting:
         """Wait for a place among those who paint, and paint. Raises SourceLost."""
         if isinstance(job.plan.start, Finished) and job.source is not None:
             return Painting.finished(job.source)
         async with self._painters.place(visit.due_ns):
-            visit.paint_with(job.plan.variant)
+            visit.paint_with(job.painter)
             try:
                 with self._workload.running(work):
                     painting = await paint(self._transport, job, self._attendant.errand(visit))
@@ -248,17 +300,18 @@ class FrontDoor:
             self._costs.step(job.plan.variant, painting.step_ms, painting.around_ms)
         return painting
 
-    def _sampling(self, plan: Plan, request: GenerateRequest, settings: Settings) -> Sampling:
+    def _sampling(self, plan: Plan, request: GenerateRequest, release: Release) -> Sampling:
         """How the plan's variant samples the request. Raises SourceLost where it cannot, but another one could."""
-        variant = self._deployment.variant(plan.variant)
+        deployment = release.deployment
+        variant = deployment.variant(plan.variant)
         if isinstance(plan.start, Noise):
-            return self._deployment.sampling(request, variant)
+            return deployment.sampling(request, variant)
         # What is reused was looked up in the size that the request has with the variant of its miss.
-        size_of = self._deployment.variant(request.variant or settings.large)
+        size_of = deployment.variant(request.variant or release.settings.large)
         try:
-            sized = self._deployment.sampling(request, size_of)
+            sized = deployment.sampling(request, size_of)
             fitting = replace(request, width=sized.width, height=sized.height)
-            return self._deployment.sampling(fitting, variant, refining=isinstance(plan.start, CachedImage))
+            return deployment.sampling(fitting, variant, refining=isinstance(plan.start, CachedImage))
         except InvalidArgument as unfit:
             raise SourceLost(Absence(Miss.UNFIT)) from unfit
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 from underpaint.evidence import Absence, Evidence, Match, Miss, Reuse, Space
 from underpaint.front_door.cache_client import CacheClient
@@ -25,7 +24,8 @@ from underpaint.front_door.hurry import TooSlow
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
 from underpaint.front_door.scoring import Scoring
-from underpaint.policies import Policy, Settings
+from underpaint.front_door.traffic import Release
+from underpaint.policies import Policy
 from underpaint.requests import GenerateRequest
 
 
@@ -87,7 +87,6 @@ class Gatherer:
 
     def __init__(
         self,
-        deployment: Deployment,
         embedders: Embedders,
         foresight: Foresight,
         cache: CacheClient,
@@ -96,20 +95,20 @@ class Gatherer:
         complaints: Complaints,
         scoring: Scoring,
     ) -> None:
-        self._deployment, self._embedders, self._foresight, self._cache = deployment, embedders, foresight, cache
+        self._embedders, self._foresight, self._cache = embedders, foresight, cache
         self._costs, self._patience, self._complaints, self._scoring = costs, patience, complaints, scoring
 
     async def gather(
-        self, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit, in_flight: int
+        self, policy: Policy, request: GenerateRequest, release: Release, visit: Visit, in_flight: int
     ) -> Evidence:
         """What ``policy`` needs to know. What cannot be found out is missing, with the reason; that is no error."""
         routed = policy.needs.router and request.variant is None
         score = await self._scoring.route(request, visit) if routed else None
-        evidence = await self._gather(policy, request, settings, visit, in_flight)
+        evidence = await self._gather(policy, request, release, visit, in_flight)
         return replace(evidence, router_score=score)
 
     async def _gather(
-        self, policy: Policy, request: GenerateRequest, settings: Settings, visit: Visit, in_flight: int
+        self, policy: Policy, request: GenerateRequest, release: Release, visit: Visit, in_flight: int
     ) -> Evidence:
         """What costs nothing, and what the cache has."""
         if request.reproducible:  # the same at all times, and so is the plan
@@ -118,7 +117,7 @@ class Gatherer:
         if policy.needs.matches is None:
             return evidence
         try:
-            search = self._search(policy, request, settings)
+            search = self._search(policy, request, release)
             with visit.timed("embed"):
                 embedding = await self._embedders.text(request.prompt, search.patience.embed_s)
             evidence = replace(evidence, embedding=embedding)
@@ -130,22 +129,23 @@ class Gatherer:
             self._complaints.about("cache", str(error))
             return evidence.without_matches(absence_after(error))
 
-    def _search(self, policy: Policy, request: GenerateRequest, settings: Settings) -> Search:
+    def _search(self, policy: Policy, request: GenerateRequest, release: Release) -> Search:
         """What to look for, if there is any point in it. Raises NoMatches."""
+        deployment, settings = release.deployment, release.settings
         query, thresholds = policy.needs.matches, policy.thresholds(settings)
         if query is None or not request.reads_cache:
             raise NoMatches(Miss.OFF)
         if settings.uncalibrated or not thresholds.rows:
             unmeasured = f"no thresholds have been measured for {policy.name}; run `underpaint calibrate`"
             raise NoMatches(Miss.UNCALIBRATED, settings.uncalibrated or unmeasured)
-        variant = self._deployment.variant(request.variant or settings.large)
+        variant = deployment.variant(request.variant or settings.large)
         try:
-            sampling = self._deployment.sampling(request, variant)
+            sampling = deployment.sampling(request, variant)
         except InvalidArgument as misfit:
             raise NoMatches(Miss.UNFIT) from misfit
         return Search(
             space=query.space,
-            scope=scope_of(query.reuse, self._deployment, variant.name, request, sampling),
+            scope=scope_of(query.reuse, deployment, variant.name, request, sampling),
             reach=thresholds.reach,
             max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise
             predicted=query.predicted and settings.predict,

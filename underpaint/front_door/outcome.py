@@ -80,7 +80,7 @@ class Outcome:
     chance that its image was as told, both as foreseen; None where nobody was asked or no answer came in time.
     ``escalated_from``: the small variant's painting, where it was painted again. ``fallback``: why an image is given
     that nobody vouches for (``policies.Fallback``). ``downgrade``: what was done with less of, so that ``slo_ms`` could
-    be kept (``policies.admission.Downgrade``).
+    be kept (``policies.admission.Downgrade``). ``version``: of the family's weights, where a rollout has two.
     """
 
     request_id: str
@@ -109,6 +109,7 @@ class Outcome:
     fallback: str | None = None
     downgrade: str | None = None
     loras: tuple[LoraUse, ...] = ()
+    version: int = 1
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)

@@ -22,7 +22,7 @@ class Job:
     """A plan with all that its execution needs.
 
     ``source``: what the plan starts from, an image uint8 [H, W, 3] or latents float32 [C, h, w]; None for noise.
-    ``keep``: what the cache should have of it.
+    ``keep``: what the cache should have of it. ``suffix``: see ``traffic.Release``.
     """
 
     plan: Plan
@@ -30,6 +30,12 @@ class Job:
     sampling: Sampling
     source: np.ndarray | None = None
     keep: Keep | None = None
+    suffix: str = ""
+
+    @property
+    def painter(self) -> str:
+        """What the models are called that paint it, up to the part of each: ``tiny-l``, or ``tiny-l@2``."""
+        return f"{self.plan.variant}{self.suffix}"
 
     @property
     def capture_steps(self) -> tuple[int, ...]:
@@ -128,16 +134,15 @@ class _Pipeline:
 
 
 def _pipeline(job: Job) -> _Pipeline:
-    variant = job.plan.variant
     match job.plan.start, job.source:
         case CachedImage(_, skip), np.ndarray() as image:
             inputs = {"image": image[None], "start_step": _batch([skip], np.int32)}
-            return _Pipeline(f"{variant}_refine", "refined_image", inputs)
+            return _Pipeline(f"{job.painter}_refine", "refined_image", inputs)
         case CachedLatents(_, step), np.ndarray() as latents:
             inputs = {"start_latents": latents[None], "start_step": _batch([step], np.int32)}
-            return _Pipeline(f"{variant}_resume", "image", inputs)
+            return _Pipeline(f"{job.painter}_resume", "image", inputs)
         case _:
-            return _Pipeline(variant, "image", {})
+            return _Pipeline(job.painter, "image", {})
 
 
 def _lora_parameters(request: GenerateRequest) -> Parameters:

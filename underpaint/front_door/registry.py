@@ -21,7 +21,8 @@ class Visit:
         request_id: unique among the visits of the moment.
         arrived_ns, deadline_ns, promise_ns: monotonic nanoseconds; when it came, is given up, and should be done.
         hung_up: asks whether the caller has gone; a cancellation by id counts as well.
-        variant, painting_since_ns: which denoiser works on it at the moment, if any, and since when.
+        variant, painting_since_ns: which denoiser works on it at the moment, if any, and since when (``Job.painter``).
+        version, suffix: of the family's release that serves it (``traffic.Release``).
         withdrawn: cancelled by id.
         stranded: its denoiser has stopped answering.
         spent_ns: nanoseconds in stages that not every request goes through, by name (see ``outcome.Timings``).
@@ -33,6 +34,8 @@ class Visit:
     hung_up: Callable[[], bool]
     promise_ns: int | None = None
     variant: str | None = None
+    version: int = field(default=1, init=False)
+    suffix: str = field(default="", init=False)
     painting_since_ns: int = field(default=0, init=False)
     withdrawn: bool = field(default=False, init=False)
     stranded: bool = field(default=False, init=False)
@@ -56,6 +59,10 @@ class Visit:
             yield
         finally:
             self.spent_ns[stage] += time.monotonic_ns() - started_ns
+
+    def begin_with(self, version: int, suffix: str) -> None:
+        """From now on this version of the family serves it, whatever became of another one."""
+        self.version, self.suffix, self.stranded = version, suffix, False
 
     def cancelled(self) -> bool:
         return self.withdrawn or self.hung_up()
@@ -114,6 +121,15 @@ class Registry:
         """The variant that works on a request at the moment, if any does."""
         visit = self._visits.get(request_id)
         return None if visit is None else visit.variant
+
+    def version_of(self, request_id: str) -> int:
+        """The version of the family that serves a request; 1 for one that is not here."""
+        visit = self._visits.get(request_id)
+        return 1 if visit is None else visit.version
+
+    def by_suffix(self) -> Counter[str]:
+        """How many requests each release serves."""
+        return Counter(visit.suffix for visit in self._visits.values())
 
     def variants_at_work(self) -> list[str]:
         """The variants that owe an answer at the moment."""

@@ -15,17 +15,19 @@ from underpaint.front_door.outcome import First, LoraUse, Outcome, Source, Timin
 from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
+from underpaint.front_door.trial import Exhibit
 from underpaint.policies import Finished, Noise, Policy
 from underpaint.policies.admission import Downgrade
 
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """An image, uint8 [H, W, 3], its report, and what the door should remember of it once it has been sent."""
+    """An image, uint8 [H, W, 3], its report, and what the door should do with it once it has been sent."""
 
     image: np.ndarray
     outcome: Outcome
     keepsake: Keepsake | None = None
+    exhibit: Exhibit | None = None
 
 
 def reply_to(
@@ -84,6 +86,7 @@ def _outcome(
         fallback=cascade.fallback,
         downgrade=downgrade,
         loras=loras,
+        version=deployment.version,
     )
 
 

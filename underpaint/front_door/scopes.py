@@ -15,7 +15,8 @@ def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: Genera
     width, height = sampling.width, sampling.height
     add_ons = tuple(f"lora:{wish}" for wish in request.loras)
     if reuse is Reuse.IMAGE:
-        return ImageScope(request.tenant, deployment.embedder, width, height, request.negative_prompt, add_ons).key()
+        what = (request.tenant, deployment.embedder, width, height, request.negative_prompt, add_ons)
+        return ImageScope(*what, version=deployment.version).key()
     return LatentsScope(
         tenant=request.tenant,
         embedder=deployment.embedder,
@@ -28,4 +29,5 @@ def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: Genera
         guidance_scale=sampling.guidance_scale,
         negative_prompt=request.negative_prompt,
         add_ons=add_ons,
+        version=deployment.version,
     ).key()

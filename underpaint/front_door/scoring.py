@@ -72,6 +72,14 @@ class Scoring:
             self._complaints.about("scoring", str(error))
             return None
 
+    async def confidence(self, prompt: str, image: np.ndarray) -> float:
+        """The same for any image, uint8 [H, W, 3], when nobody waits for it.
+
+        Raises:
+            UnderpaintError: there is no score.
+        """
+        return await self._judged(prompt, image)
+
     async def _routed(self, prompt: str) -> float:
         return await self._ask("router", {"input_ids": await self._ids(prompt)})
 

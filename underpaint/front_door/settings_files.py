@@ -60,10 +60,11 @@ class SettingsFiles:
         return self._stamps() != self._seen
 
     def _stamps(self) -> list[tuple[int, int] | None]:
-        return [_stamp(path) for path in (*self._decided, self._folder / CALIBRATION)]
+        return [stamp(path) for path in (*self._decided, self._folder / CALIBRATION)]
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from what it was before; None where there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -57,6 +57,26 @@ class Tally:
     fallbacks: Counts = field(
         default_factory=Counter, metadata=_says("Requests answered with an image that was not vouched for", "reason")
     )
+    trial_requests: Counts = field(
+        default_factory=Counter,
+        metadata=_says("Requests answered while two versions served", "candidate", "version"),
+    )
+    trial_failures: Counts = field(
+        default_factory=Counter,
+        metadata=_says("Requests that a version could not answer meanwhile", "candidate", "version"),
+    )
+    trial_latencies: Counts = field(
+        default_factory=Counter,
+        metadata=_says("Requests answered meanwhile within le seconds", "candidate", "version", "le"),
+    )
+    trial_judged: Counts = field(
+        default_factory=Counter,
+        metadata=_says("Images judged meanwhile, once they were answered", "candidate", "version"),
+    )
+    trial_confidences: Counts = field(
+        default_factory=Counter,
+        metadata=_says("The sum of what the discriminator gave them", "candidate", "version"),
+    )
 
     def score(self, name: str, value: float) -> None:
         """Router or discriminator has given one; cumulative, as Prometheus' histograms are."""

@@ -61,9 +61,10 @@ class ControlClient:
         """Take a model out of service; returns at once."""
         self._json("POST", f"/v2/repository/models/{_quoted(model)}/unload", {}, timeout_s=30.0)
 
-    def generate(self, model: str, body: dict[str, Any], timeout_s: float) -> None:
-        """One inference whose outputs do not matter; raises ``TritonError`` where it fails."""
-        self._json("POST", f"{_path(model)}/generate", body, timeout_s)
+    def generate(self, model: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """One inference, its outputs by name; raises ``TritonError`` where it fails."""
+        outputs: dict[str, Any] = self._json("POST", f"{_path(model)}/generate", body, timeout_s)
+        return outputs
 
     def _json(self, method: str, path: str, body: object, timeout_s: float) -> Any:
         status, text = self._call(method, path, body, timeout_s)
@@ -87,7 +88,7 @@ def _path(model: str) -> str:
 
 
 def _quoted(model: str) -> str:
-    return urllib.parse.quote(model, safe="")
+    return urllib.parse.quote(model, safe="@")  # which Triton takes as it is, and not as %40
 
 
 def _message(text: str) -> str:

@@ -18,9 +18,14 @@ from underpaint.front_door.transport import Parameters, Tensors
 from underpaint.triton.replies import from_triton_error
 from underpaint.triton.tensors import to_triton
 
+_NEWEST = -1
+
 
 class BlsTransport:
-    """Other models of this server, called from any thread or event loop."""
+    """Other models of this server, called from any thread or event loop.
+
+    A model is named as ``name``, for the newest version that is loaded, or as ``name:version``.
+    """
 
     def __init__(self, max_calls: int) -> None:
         """``max_calls``: how many may be under way at once, those that nobody waits for any more included.
@@ -99,8 +104,10 @@ class BlsTransport:
 def _exec(
     model: str, inputs: Tensors, outputs: Sequence[str], parameters: Parameters, decoupled: bool
 ) -> dict[str, np.ndarray]:
+    name, _, version = model.partition(":")
     request = pb_utils.InferenceRequest(
-        model_name=model,
+        model_name=name,
+        model_version=int(version or _NEWEST),
         inputs=to_triton(inputs),
         requested_output_names=list(outputs),
         parameters=dict(parameters),

@@ -92,7 +92,8 @@ class TritonPythonModel:
         self._canvas = _canvas(model.parameters)
         stacks = int(model.parameters["stacks_in_flight"])
         self._transport = BlsTransport(max_calls=24)
-        unet = partial(_call_unet, self._transport, model.parameters["unet"], float(model.parameters["unet_timeout_s"]))
+        network = f"{model.parameters['unet']}:{model.folder.name}"  # of the denoiser's own version
+        unet = partial(_call_unet, self._transport, network, float(model.parameters["unet_timeout_s"]))
         prediction_type = self._schedulers[scheduler_names(raw)[0]].prediction_type
         batcher = StepBatcher(int(model.parameters["max_rows"]), stacks)
         self._loras = open_loras(model, self._transport)

@@ -13,11 +13,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from underpaint.cache.location import default_store
-from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.front_door.door import FrontDoor
 from underpaint.front_door.reply import Reply
-from underpaint.front_door.settings_files import SettingsFiles
+from underpaint.front_door.traffic_files import TrafficFiles
 from underpaint.front_door.transport import Tensors
 from underpaint.images import to_base64, to_png
 from underpaint.requests import GenerateRequest, input_fields
@@ -47,9 +46,8 @@ class FrontDoorModel:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="front-door", daemon=True)
         self._thread.start()
-        deployment = Deployment.load(model.folder)
-        self._files = SettingsFiles(model.folder, deployment, default_store())
-        self._door = asyncio.run_coroutine_threadsafe(self._open(deployment), self._loop).result()
+        self._files = TrafficFiles(model.folder, default_store())
+        self._door = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         self._metrics = DoorMetrics(model.name, self._door.tally)
         asyncio.run_coroutine_threadsafe(self._door.watch(), self._loop)
         asyncio.run_coroutine_threadsafe(self._keep_house(), self._loop)
@@ -72,13 +70,16 @@ class FrontDoorModel:
         self._transport.close()
         self._metrics.close()
 
-    async def _open(self, deployment: Deployment) -> FrontDoor:
-        settings = self._files.read()
+    async def _open(self) -> FrontDoor:
+        traffic = self._files.read()
+        settings = traffic.stable.settings
         if settings.uncalibrated:
             log_warning(f"policies that reuse what was painted find nothing: {settings.uncalibrated}")
         if settings.unscored:
             log_warning(f"cascades do what they can: {settings.unscored}")
-        return FrontDoor(deployment, self._transport, settings=settings, log=log_warning)
+        door = FrontDoor(traffic.stable.deployment, self._transport, settings=settings, log=log_warning)
+        door.adopt(traffic)
+        return door
 
     async def _keep_house(self) -> None:
         """Once a second: metrics out, settings in."""
@@ -86,15 +87,17 @@ class FrontDoorModel:
             await asyncio.sleep(_HOUSEKEEPING_EVERY_S)
             self._metrics.send(self._door.in_flight)
             if self._files.changed():
-                self._adopt_settings()
+                self._adopt_files()
 
-    def _adopt_settings(self) -> None:
+    def _adopt_files(self) -> None:
         try:
-            settings = self._files.read()
+            traffic = self._files.read()
         except (InvalidArgument, OSError) as error:
             return log_warning(f"settings stay as they were: {error}")
-        self._door.adopt(settings)
-        log_info(f"settings were read again{f': {settings.uncalibrated}' if settings.uncalibrated else ''}")
+        self._door.adopt(traffic)
+        for release in traffic.releases:
+            why = release.settings.uncalibrated
+            log_info(f"settings of version {release.version} were read again{f': {why}' if why else ''}")
 
     async def _close(self) -> None:
         await self._door.drain(_DRAIN_S)
@@ -128,7 +131,15 @@ class FrontDoorModel:
     async def _heartbeat(self, request: Any, sender: Any) -> None:
         if self._transport.exhausted:
             return  # silence is what a supervisor understands: only a new process gets the threads back
-        self._send(sender, {"outcome": strings(json.dumps({"in_flight": self._door.in_flight}))})
+        traffic = self._door.traffic
+        told = {
+            "in_flight": self._door.in_flight,
+            "in_flight_by_release": self._door.in_flight_by_release(),
+            "version": traffic.stable.version,
+            "candidate": traffic.candidate.version if traffic.candidate else None,
+            "percent": traffic.rollout.percent if traffic.rollout else 0,
+        }
+        self._send(sender, {"outcome": strings(json.dumps(told))})
 
     def _send(self, sender: Any, tensors: Tensors) -> None:
         raise NotImplementedError

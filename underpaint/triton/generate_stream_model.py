@@ -59,13 +59,15 @@ class TritonPythonModel(FrontDoorModel):
                     preview = wanted.previews and time.monotonic() >= preview_due
                     preview_due = time.monotonic() + _PREVIEW_EVERY_S if preview else preview_due
                     output_format = wanted.output_format if preview else "none"
-                    self._respond(sender, await self._frame(variant, glimpse, output_format))
+                    self._respond(sender, await self._frame(variant, request_id, glimpse, output_format))
 
-    async def _frame(self, variant: str, glimpse: Glimpse, output_format: str) -> dict[str, np.ndarray]:
+    async def _frame(
+        self, variant: str, request_id: str, glimpse: Glimpse, output_format: str
+    ) -> dict[str, np.ndarray]:
         progress = {"progress": _progress(glimpse.step, glimpse.num_inference_steps)}
         if glimpse.latents is None or output_format == "none":
             return progress
-        image = await self._door.denoisers.preview(variant, glimpse.latents)
+        image = await self._door.preview(variant, request_id, glimpse.latents)
         if output_format == "png":
             return {**progress, "png": await png_tensor(image, {"step": glimpse.step})}
         return {**progress, "image": image}

@@ -158,11 +158,13 @@ def open_loras(model: ModelArgs, transport: BlsTransport) -> LoraService | None:
     if not twins:
         return None
     repository = model.folder.parents[1]
-    unet = LoraLayout.load(repository / model.parameters["unet"] / model.folder.name)
+    network, version = model.parameters["unet"], model.folder.name
+    unet = LoraLayout.load(repository / network / version)
     layouts = {"unet": unet}
     text_twin = model.parameters.get("lora_text_twin", "")
     if text_twin:
-        layouts["text_encoder"] = LoraLayout.load(repository / text_twin.removesuffix("_lora") / model.folder.name)
+        encoder = f"{network.removesuffix('_unet')}_text_encoder"
+        layouts["text_encoder"] = LoraLayout.load(repository / encoder / version)
     limits = Limits(timeout_s=float(model.parameters["lora_timeout_s"]))
     sources = tuple(model.parameters["loras"].split()) or lora_sources(repository)
     store = LoraStore(sources, layouts, int(float(model.parameters["lora_memory_mb"]) * 2**20), limits)
