@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Trajectory, UNet
 from underpaint.diffusion.noise import gaussian
 from underpaint.diffusion.schedule import Schedule
@@ -27,9 +28,9 @@ SHAPE = (3, 4, 4)
 PATIENCE_S = 20.0  # of a test, before it calls a deadlock a deadlock
 
 
-def predict(sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
+def predict(sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> np.ndarray:
     """Smooth, and of each row alone; prompts differ in their first number."""
-    bias = np.sin(timestep / 300) + encoder_hidden_states[:, 0, 0]
+    bias = np.sin(timestep / 300) + conditioning.embeds[:, 0, 0]
     return (np.float32(0.6) * np.tanh(sample + bias[:, None, None, None])).astype(np.float32)
 
 
@@ -77,9 +78,9 @@ class FakeUNet:
     calls: list[list[float]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-        assert {a.dtype for a in (sample, timestep, encoder_hidden_states)} == {np.dtype(np.float32)}
-        prompts = encoder_hidden_states[:, 0, 0].tolist()
+    def __call__(self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> np.ndarray:
+        assert {a.dtype for a in (sample, timestep, conditioning.embeds)} == {np.dtype(np.float32)}
+        prompts = conditioning.embeds[:, 0, 0].tolist()
         with self._lock:
             number = len(self.calls)
             self.calls.append(prompts)
@@ -89,7 +90,7 @@ class FakeUNet:
         refused = [self.refuse[prompt] for prompt in prompts if prompt in self.refuse]
         if failure or refused:
             raise failure or refused[0]
-        output = predict(sample, timestep, encoder_hidden_states)
+        output = predict(sample, timestep, conditioning)
         output[[prompt in self.not_a_number_for for prompt in prompts]] = np.nan
         return output
 
@@ -145,8 +146,8 @@ class Painting:
             schedule=self.schedule,
             sample=self.start(),
             step=self.start_step,
-            prompt_embeds=embeds(self.prompt),
-            negative_prompt_embeds=embeds(-self.prompt) if guided else None,
+            prompt=told(self.prompt),
+            negative_prompt=told(-self.prompt) if guided else None,
             guidance_scale=self.guidance,
             capture_steps=capture_steps,
         )
@@ -165,7 +166,7 @@ class Painting:
 
     def _guided_prediction(self, x: np.ndarray, timestep: np.float32) -> np.ndarray:
         def seen_with(prompt: float) -> np.ndarray:
-            return predict(x[None], np.array([timestep], np.float32), embeds(prompt)[None])[0]
+            return predict(x[None], np.array([timestep], np.float32), Conditioning.stack([told(prompt)]))[0]
 
         wanted = seen_with(self.prompt)
         if self.guidance <= 1:
@@ -176,3 +177,7 @@ class Painting:
 
 def embeds(prompt: float) -> np.ndarray:
     return np.full((2, 5), prompt, np.float32)
+
+
+def told(prompt: float) -> Conditioning:
+    return Conditioning(embeds(prompt))

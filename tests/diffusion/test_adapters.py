@@ -14,6 +14,7 @@ from tests.diffusion.fake_unet import PATIENCE_S, PREDICTION, Clock, FakeUNet, P
 from underpaint.diffusion import prediction
 from underpaint.diffusion.adapters import Adaptation, Adapted, Adapter, Banks, Joining
 from underpaint.diffusion.batcher import StepBatcher, Ticket
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer, Denoiser, Trajectory
 from underpaint.diffusion.engine import Denoised, Engine
 from underpaint.errors import Cancelled, DeadlineExceeded, Internal, NotFound
@@ -34,12 +35,12 @@ class FakeTwin:
         self.calls: list[tuple[int, int]] = []  # rows and distinct LoRAs
 
     def __call__(
-        self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray, adapted: Adapted
+        self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning, adapted: Adapted
     ) -> Answer:
         self.calls.append((len(sample), len(adapted.bank)))
-        return partial(self._answer, sample, timestep, encoder_hidden_states, adapted)
+        return partial(self._answer, sample, timestep, conditioning, adapted)
 
-    def _answer(self, sample: np.ndarray, timestep: np.ndarray, states: np.ndarray, adapted: Adapted) -> np.ndarray:
+    def _answer(self, sample: np.ndarray, timestep: np.ndarray, states: Conditioning, adapted: Adapted) -> np.ndarray:
         moved = adapted.scales @ adapted.bank.astype(np.float32).sum(axis=(1, 2))
         return (predict(sample, timestep, states) + moved[:, None, None, None]).astype(np.float32)
 
@@ -136,12 +137,12 @@ def test_what_loads_early_waits_for_its_step_too(studio: Studio) -> None:
 def test_the_prompt_is_read_again_where_a_lora_says_so(studio: Studio) -> None:
     told = Painting(7, steps=4)
     renamed: Future[Adaptation] = Future()
-    renamed.set_result(Adaptation(("x",), (), np.full((2, 5), told.prompt + 0.5, np.float32)))
+    renamed.set_result(Adaptation(("x",), (), Conditioning(np.full((2, 5), told.prompt + 0.5, np.float32))))
     changed = end_of(studio.submit(told, Joining(0, renamed)))
     x = told.start()
     table = told.schedule
     for i in range(told.steps):
-        again = np.full((1, 2, 5), told.prompt + 0.5, np.float32)
+        again = Conditioning(np.full((1, 2, 5), told.prompt + 0.5, np.float32))
         v = predict(x[None], np.array([table.timesteps[i]], np.float32), again)[0]
         clean, noise = table.alphas[i] * x - table.sigmas[i] * v, table.sigmas[i] * x + table.alphas[i] * v
         x = table.alphas_next[i] * clean + table.sigmas_next[i] * noise

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.diffusion.fake_unet import PREDICTION, SCHEDULERS, SHAPE, FakeUNet, Painting, begun, embeds, predict
+from tests.diffusion.fake_unet import PREDICTION, SCHEDULERS, SHAPE, FakeUNet, Painting, begun, embeds, predict, told
 from underpaint.diffusion import prediction
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Denoiser, Trajectory
 from underpaint.errors import Internal, Unavailable
 
@@ -19,9 +20,9 @@ V = prediction.by_name(PREDICTION)
 class RecordingUNet(FakeUNet):
     """Keeps what it was given."""
 
-    def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-        self.given = (sample.copy(), timestep.copy(), encoder_hidden_states.copy())
-        return super().__call__(sample, timestep, encoder_hidden_states)
+    def __call__(self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> np.ndarray:
+        self.given = (sample.copy(), timestep.copy(), conditioning.embeds.copy())
+        return super().__call__(sample, timestep, conditioning)
 
 
 def test_negative_prompts_follow_the_prompts_and_see_the_same_sample_and_timestep() -> None:
@@ -55,7 +56,7 @@ def test_each_moves_by_a_step_of_its_own(together: list[Painting]) -> None:
 
 def test_guidance_scale_1_by_two_rows_equals_no_guidance() -> None:
     plain, pair = PLAIN.trajectory(), PLAIN.trajectory()
-    pair.negative_prompt_embeds, pair.guidance_scale = embeds(-1), 1.0
+    pair.negative_prompt, pair.guidance_scale = told(-1), 1.0
     assert (plain.rows, pair.rows) == (1, 2)
     Denoiser(begun(predict), V).advance([plain])
     Denoiser(begun(predict), V).advance([pair])
@@ -72,12 +73,12 @@ def test_the_sample_before_a_wanted_step_is_kept() -> None:
         np.testing.assert_allclose(captured, PLAIN.path()[step], atol=1e-5)
 
 
-def failing_unet(sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
+def failing_unet(sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> np.ndarray:
     raise Unavailable("restarting")
 
 
-def one_row_unet(sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> np.ndarray:
-    return predict(sample, timestep, encoder_hidden_states)[:1]
+def one_row_unet(sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> np.ndarray:
+    return predict(sample, timestep, conditioning)[:1]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_call_that_fails_moves_nobody(
 
 def test_a_trajectory_is_done_after_its_last_step() -> None:
     schedule = SCHEDULERS["ddim"].schedule(3)
-    trajectory = Trajectory(schedule, np.zeros(SHAPE, np.float32), 2, embeds(0))
+    trajectory = Trajectory(schedule, np.zeros(SHAPE, np.float32), 2, told(0))
     assert not trajectory.done
     Denoiser(begun(predict), V).advance([trajectory])
     assert trajectory.done

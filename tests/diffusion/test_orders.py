@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.noise import gaussian
 from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler
@@ -21,8 +22,8 @@ SCHEDULERS = {"ddim": load_scheduler({"_class_name": "DDIMScheduler", "predictio
 def order(**changes: Any) -> Order:
     embeds = np.zeros((3, 2), np.float32)
     plain = {
-        "prompt_embeds": embeds + 1,
-        "negative_prompt_embeds": embeds - 1,
+        "prompt": Conditioning(embeds + 1),
+        "negative_prompt": Conditioning(embeds - 1),
         "seed": 7,
         "num_inference_steps": 10,
         "guidance_scale": 3.0,

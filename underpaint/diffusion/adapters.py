@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from underpaint.diffusion.conditioning import Conditioning
+
 _BANKS_KEPT = 4  # the same requests meet in the next step
 
 
@@ -26,13 +28,13 @@ class Adapter:
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What joins a trajectory: LoRAs by name, their part in the UNet, and the embeddings, float32 [T, D], that the text
-    encoder makes with them; None where they do not change it."""
+    """What joins a trajectory: LoRAs by name, their part in the UNet, and the texts as the text encoder reads them with
+    these LoRAs; None where they do not change it."""
 
     names: tuple[str, ...]
     adapters: tuple[Adapter, ...]
-    prompt_embeds: np.ndarray | None = None
-    negative_prompt_embeds: np.ndarray | None = None
+    prompt: Conditioning | None = None
+    negative_prompt: Conditioning | None = None
 
 
 @dataclass(frozen=True, eq=False)

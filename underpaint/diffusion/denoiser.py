@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from underpaint.diffusion.adapters import Adapted, Adapter, Banks, Joining
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.prediction import Prediction
 from underpaint.diffusion.sampling import guide, step
 from underpaint.diffusion.schedule import Schedule
@@ -21,13 +22,13 @@ Answer = Callable[[], np.ndarray]
 class UNet(Protocol):
     """Noise prediction for b rows, each at a timestep of its own."""
 
-    def __call__(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> Answer:
+    def __call__(self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> Answer:
         """Begin a prediction, so that several can be under way at once.
 
         Args:
             sample: float32 [b, C, h, w].
             timestep: float32 [b].
-            encoder_hidden_states: float32 [b, T, D].
+            conditioning: of b rows.
 
         Returns:
             What waits for the answer, float32 [b, C, h, w], and raises an UnderpaintError if the call has failed;
@@ -39,7 +40,7 @@ class LoraTwin(Protocol):
     """The UNet's twin, for rows with LoRAs."""
 
     def __call__(
-        self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray, adapted: Adapted
+        self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning, adapted: Adapted
     ) -> Answer:
         """As the UNet does; each row with its own LoRAs."""
 
@@ -52,7 +53,7 @@ class Trajectory:
         schedule: the levels it visits.
         sample: float32 [C, h, w], where it is.
         step: which step comes next, 0 to len(schedule).
-        prompt_embeds, negative_prompt_embeds: float32 [T, D]; without the negative there is no guidance.
+        prompt, negative_prompt: what the network is told; without the negative there is no guidance by two rows.
         guidance_scale: of classifier-free guidance.
         capture_steps: keep the sample as it is before each of these steps.
         clean: float32 [C, h, w], the latest estimate of the finished latents; None before the first step.
@@ -65,8 +66,8 @@ class Trajectory:
     schedule: Schedule
     sample: np.ndarray
     step: int
-    prompt_embeds: np.ndarray
-    negative_prompt_embeds: np.ndarray | None = None
+    prompt: Conditioning
+    negative_prompt: Conditioning | None = None
     guidance_scale: float = 1.0
     capture_steps: frozenset[int] = frozenset()
     clean: np.ndarray | None = None
@@ -83,7 +84,7 @@ class Trajectory:
 
     @property
     def rows(self) -> int:
-        return 1 if self.negative_prompt_embeds is None else 2
+        return 1 if self.negative_prompt is None else 2
 
     @property
     def done(self) -> bool:
@@ -96,14 +97,26 @@ class Trajectory:
         adaptation = self.joining.adaptation.result(timeout=0)
         self.adapters, self.joined, self.joined_at = adaptation.adapters, adaptation.names, self.step
         self.joining = None
-        if adaptation.prompt_embeds is not None:
-            self.prompt_embeds = adaptation.prompt_embeds
-        if adaptation.negative_prompt_embeds is not None and self.negative_prompt_embeds is not None:
-            self.negative_prompt_embeds = adaptation.negative_prompt_embeds
+        if adaptation.prompt is not None:
+            self.prompt = self.prompt.read_again(adaptation.prompt)
+        if adaptation.negative_prompt is not None and self.negative_prompt is not None:
+            self.negative_prompt = self.negative_prompt.read_again(adaptation.negative_prompt)
 
     def keep_if_wanted(self) -> None:
         if self.step in self.capture_steps:
             self.captured[self.step] = self.sample.copy()  # a view would keep the whole batch alive
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What the UNet is to be called with: float32 [b, C, h, w], float32 [b], and the conditioning of b rows."""
+
+    sample: np.ndarray
+    timestep: np.ndarray
+    conditioning: Conditioning
+
+    def __getitem__(self, part: np.ndarray) -> _Rows:
+        return _Rows(self.sample[part], self.timestep[part], self.conditioning[part])
 
 
 class Denoiser:
@@ -130,46 +143,49 @@ class Denoiser:
 
     def _predict(self, trajectories: Sequence[Trajectory], x: np.ndarray, calls: int) -> np.ndarray:
         """Guided prediction, float32 [n, C, h, w]. The rows of the negative prompts follow those of the prompts."""
-        guided = [i for i, t in enumerate(trajectories) if t.negative_prompt_embeds is not None]
+        guided = [i for i, t in enumerate(trajectories) if t.negative_prompt is not None]
         timestep = np.array([t.schedule.timesteps[t.step] for t in trajectories], np.float32)
-        embeds = [t.prompt_embeds for t in trajectories]
+        prompts = [t.prompt for t in trajectories]
         adapters = [t.adapters for t in trajectories]
         if not guided:
-            return self._call(calls, adapters, x, timestep, np.stack(embeds))
-        negative = [t.negative_prompt_embeds for t in trajectories if t.negative_prompt_embeds is not None]
+            return self._call(calls, adapters, _Rows(x, timestep, Conditioning.stack(prompts)))
+        negative = [t.negative_prompt for t in trajectories if t.negative_prompt is not None]
         output = self._call(
             calls,
             adapters + [adapters[i] for i in guided],
-            np.concatenate([x, x[guided]]),
-            np.concatenate([timestep, timestep[guided]]),
-            np.stack(embeds + negative),
+            _Rows(
+                np.concatenate([x, x[guided]]),
+                np.concatenate([timestep, timestep[guided]]),
+                Conditioning.stack(prompts + negative),
+            ),
         )
         scale = np.array([trajectories[i].guidance_scale for i in guided], np.float32)
         return guide(output, np.array(guided), scale, len(trajectories))
 
-    def _call(self, calls: int, adapters: Sequence[tuple[Adapter, ...]], *rows: np.ndarray) -> np.ndarray:
+    def _call(self, calls: int, adapters: Sequence[tuple[Adapter, ...]], rows: _Rows) -> np.ndarray:
         """The answer to all rows, in ``calls`` parts side by side; those with LoRAs from the twin."""
         plain = [i for i, each in enumerate(adapters) if not each]
         adapted = [i for i, each in enumerate(adapters) if each]
         parts = [part for kind in (plain, adapted) if kind for part in np.array_split(kind, min(calls, len(kind)))]
-        outputs = _all([self._begin([adapters[i] for i in part], [array[part] for array in rows]) for part in parts])
-        for output, part in zip(outputs, parts, strict=True):
-            if output.shape != rows[0][part].shape:  # numpy would broadcast one row to all
-                raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(rows[0][part].shape)}")
+        shares = [rows[part] for part in parts]
+        begun = [self._begin([adapters[i] for i in part], share) for part, share in zip(parts, shares, strict=True)]
+        outputs = _all(begun)
+        for output, share in zip(outputs, shares, strict=True):
+            if output.shape != share.sample.shape:  # numpy would broadcast one row to all
+                raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(share.sample.shape)}")
         if len(parts) == 1:
             return outputs[0]
-        together = np.empty_like(rows[0])
+        together = np.empty_like(rows.sample)
         for output, part in zip(outputs, parts, strict=True):
             together[part] = output
         return together
 
-    def _begin(self, adapters: Sequence[tuple[Adapter, ...]], rows: Sequence[np.ndarray]) -> Answer:
-        sample, timestep, embeds = rows
+    def _begin(self, adapters: Sequence[tuple[Adapter, ...]], rows: _Rows) -> Answer:
         if not adapters[0]:
-            return self._unet(sample, timestep, embeds)
+            return self._unet(rows.sample, rows.timestep, rows.conditioning)
         if self._twin is None:
             raise Internal("a request has LoRAs, but its variant has no LoRA twin")
-        return self._twin(sample, timestep, embeds, self._banks.of(adapters))
+        return self._twin(rows.sample, rows.timestep, rows.conditioning, self._banks.of(adapters))
 
 
 def _all(answers: Iterable[Answer]) -> list[np.ndarray]:

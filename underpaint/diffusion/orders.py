@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Trajectory
 from underpaint.diffusion.noise import gaussian
 from underpaint.diffusion.schedule import Schedule
@@ -21,11 +22,15 @@ from underpaint.requests import MAX_SEED
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a variant paints on: channels of its latents, pixels a latent stands for, (width, height) in pixels."""
+    """What a variant paints on: channels of its latents, pixels a latent stands for, (width, height) in pixels.
+
+    ``guidance_embeds``: guidance is built into its weights, which are told the scale; no negative prompt is read.
+    """
 
     latent_channels: int
     vae_scale_factor: int
     sizes: tuple[tuple[int, int], ...]
+    guidance_embeds: bool = False
 
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """The shape of the latents, or InvalidArgument for a size that the variant cannot make."""
@@ -40,12 +45,12 @@ class Order:
     """One image to be denoised.
 
     It starts from noise; or from ``image_latents``, float32 [C, h, w], clean, to which the noise of ``start_step`` is
-    added; or from ``start_latents``, float32 [C, h, w], as they were before ``start_step``. The embeddings are float32
-    [T, D]. The sample is kept before each of ``capture_steps``.
+    added; or from ``start_latents``, float32 [C, h, w], as they were before ``start_step``. The sample is kept before
+    each of ``capture_steps``.
     """
 
-    prompt_embeds: np.ndarray
-    negative_prompt_embeds: np.ndarray
+    prompt: Conditioning
+    negative_prompt: Conditioning | None
     seed: int
     num_inference_steps: int
     guidance_scale: float
@@ -82,11 +87,15 @@ def begin(order: Order, canvas: Canvas, schedulers: Mapping[str, Scheduler]) -> 
         schedule=schedule,
         sample=_first_sample(order, canvas.shape(order.width, order.height), schedule),
         step=order.start_step,
-        prompt_embeds=order.prompt_embeds,
-        negative_prompt_embeds=order.negative_prompt_embeds if order.guidance_scale > 1 else None,
+        prompt=_told_the_scale(order) if canvas.guidance_embeds else order.prompt,
+        negative_prompt=order.negative_prompt if order.guidance_scale > 1 and not canvas.guidance_embeds else None,
         guidance_scale=order.guidance_scale,
         capture_steps=frozenset(order.capture_steps),
     )
+
+
+def _told_the_scale(order: Order) -> Conditioning:
+    return replace(order.prompt, guidance=np.array(order.guidance_scale, np.float32))
 
 
 def _first_sample(order: Order, shape: tuple[int, int, int], schedule: Schedule) -> np.ndarray:

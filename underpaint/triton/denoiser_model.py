@@ -20,6 +20,7 @@ import numpy as np
 from underpaint.diffusion import prediction
 from underpaint.diffusion.adapters import Joining
 from underpaint.diffusion.batcher import StepBatcher, Ticket
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer, Denoiser, Trajectory
 from underpaint.diffusion.engine import Denoised, Engine
 from underpaint.diffusion.orders import Canvas, Order, begin
@@ -34,12 +35,9 @@ from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import answer, refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, text
 
-_UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 _NEVER = -1  # the step at which a LoRA joined that could not be had
 # Without these there is nothing to run; config.pbtxt has them optional, since the other operations need none.
 _NEEDED = (
-    "prompt_embeds",
-    "negative_prompt_embeds",
     "seed",
     "num_inference_steps",
     "guidance_scale",
@@ -130,7 +128,7 @@ class TritonPythonModel:
 
     def _run(self, call: _Call) -> None:
         arrived_ns = time.monotonic_ns()
-        trajectory = begin(_order(call.inputs), self._canvas, self._schedulers)
+        trajectory = begin(_order(call.inputs, self._canvas), self._canvas, self._schedulers)
         if call.loras:
             trajectory.joining = self._joining(call, trajectory)
         called_ns = call.called_ns or arrived_ns
@@ -141,14 +139,13 @@ class TritonPythonModel:
         """The request's LoRAs, which are being loaded where they are not in memory."""
         if self._loras is None:
             raise InvalidArgument.of("lora", ",".join(map(str, call.loras)), "none: this variant has no LoRA twin")
-        ids = [call.inputs[name] for name in ("input_ids", "negative_input_ids") if name in call.inputs]
         wanted = LoraOrder(
             call.loras,
             call.on_missing_lora,
             call.lora_at_once,
             trajectory.step,
             len(trajectory.schedule),
-            np.concatenate(ids) if ids else None,
+            _both_prompts(call.inputs),
         )
         return self._loras.order(wanted)
 
@@ -178,10 +175,11 @@ def _call_unet(
     timeout_s: float,
     sample: np.ndarray,
     timestep: np.ndarray,
-    encoder_hidden_states: np.ndarray,
+    conditioning: Conditioning,
 ) -> Answer:
-    """The UNet contract of ``diffusion.denoiser``, served by another model; Triton wants timesteps as [b, 1]."""
-    inputs = dict(zip(_UNET_INPUTS, (sample, timestep[:, None], encoder_hidden_states), strict=True))
+    """The UNet contract of ``diffusion.denoiser``, served by another model; Triton wants numbers per row as [b, 1]."""
+    told = {name: part[:, None] if part.ndim == 1 else part for name, part in conditioning.inputs().items()}
+    inputs = {"sample": sample, "timestep": timestep[:, None], **told}
     answer = transport.begin(unet, inputs, ["noise_pred"], timeout_s)
     return lambda: answer()["noise_pred"]
 
@@ -211,6 +209,12 @@ def _deliver(call: _Call, arrived_ns: int, future: Future[Denoised]) -> None:
     )
 
 
+def _both_prompts(inputs: Tensors) -> dict[str, np.ndarray]:
+    """The ids for each text encoder, int32 [2, T]: those of the prompt and of the negative prompt."""
+    names = [name for name in inputs if name.startswith("input_ids")]
+    return {name: np.concatenate([inputs[name], inputs[f"negative_{name}"]]) for name in names}
+
+
 def _nanoseconds(parameters: Mapping[str, Any], name: str) -> int | None:
     value = parameters.get(name)
     if value is not None and type(value) is not int:
@@ -233,18 +237,17 @@ def _progress(step: int, num_inference_steps: int) -> np.ndarray:
     return np.array([[step, num_inference_steps]], np.int32)
 
 
-def _order(inputs: Tensors) -> Order:
+def _order(inputs: Tensors, canvas: Canvas) -> Order:
     """The order in a request's tensors, each with a batch dimension of 1.
 
     Raises:
         InvalidArgument: a tensor is missing, or out of range.
     """
     for name in _NEEDED:
-        if name not in inputs:
-            raise InvalidArgument.of(name, None, "a value; it is needed for op run")
+        _check_given(inputs, name)
     return Order(
-        prompt_embeds=inputs["prompt_embeds"][0],
-        negative_prompt_embeds=inputs["negative_prompt_embeds"][0],
+        prompt=_conditioning(inputs, ""),
+        negative_prompt=None if canvas.guidance_embeds else _conditioning(inputs, "negative_"),
         seed=scalar(inputs, "seed"),
         num_inference_steps=scalar(inputs, "num_inference_steps"),
         guidance_scale=scalar(inputs, "guidance_scale"),
@@ -258,6 +261,21 @@ def _order(inputs: Tensors) -> Order:
     )
 
 
+def _conditioning(inputs: Tensors, which: str) -> Conditioning:
+    """The prompt, or with ``negative_`` the negative prompt, as the text encoder read it."""
+    _check_given(inputs, f"{which}prompt_embeds")
+    return Conditioning(
+        inputs[f"{which}prompt_embeds"][0],
+        pooled=_first(inputs, f"{which}pooled_prompt_embeds"),
+        mask=_first(inputs, f"{which}prompt_attention_mask"),
+    )
+
+
+def _check_given(inputs: Tensors, name: str) -> None:
+    if name not in inputs:
+        raise InvalidArgument.of(name, None, "a value; it is needed for op run")
+
+
 def _first(inputs: Tensors, name: str) -> np.ndarray | None:
     return inputs[name][0] if name in inputs else None
 
@@ -268,4 +286,5 @@ def _canvas(parameters: Mapping[str, str]) -> Canvas:
         latent_channels=int(parameters["latent_channels"]),
         vae_scale_factor=int(parameters["vae_scale_factor"]),
         sizes=tuple((int(width), int(height)) for width, height in sizes),
+        guidance_embeds=parameters.get("guidance_embeds") == "true",
     )

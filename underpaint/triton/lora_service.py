@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from underpaint.addons.lora import Lora
 from underpaint.addons.sources import Limits
 from underpaint.addons.store import LoraStore
 from underpaint.diffusion.adapters import Adaptation, Adapted, Adapter, Banks, Joining
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer
 from underpaint.errors import InvalidArgument, Unavailable, UnderpaintError
 from underpaint.requests import ON_MISSING_LORA, LoraWish
@@ -36,7 +37,7 @@ class LoraOrder:
     """What a request wants.
 
     ``first_step`` and ``steps`` of its trajectory; ``at_once``: to join before the first step in any case;
-    ``input_ids``: int32 [2, T], its tokens and those of the negative prompt.
+    ``input_ids``: for each text encoder by its input's name, int32 [2, T], its tokens and those of the negative prompt.
     """
 
     wishes: tuple[LoraWish, ...]
@@ -44,7 +45,7 @@ class LoraOrder:
     at_once: bool
     first_step: int
     steps: int
-    input_ids: np.ndarray | None
+    input_ids: Mapping[str, np.ndarray]
 
     def __post_init__(self) -> None:
         if self.on_missing not in ON_MISSING_LORA:
@@ -94,13 +95,13 @@ class LoraService:
         return Joining(step, self._waiters.submit(self._adapt, order, loads))
 
     def call_twin(
-        self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray, adapted: Adapted
+        self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning, adapted: Adapted
     ) -> Answer:
         """The contract of ``diffusion.denoiser.LoraTwin``, served by other models."""
         inputs = {
             "sample": sample,
             "timestep": timestep,
-            "encoder_hidden_states": encoder_hidden_states,
+            **conditioning.inputs(),
             "lora_bank": adapted.bank,
             "lora_scales": adapted.scales,
         }
@@ -137,12 +138,12 @@ class LoraService:
     ) -> Adaptation:
         pairs = zip(wishes, loras, strict=True)
         readers = tuple(Adapter(lora.text_encoder, wish.scale) for wish, lora in pairs if lora.text_encoder is not None)
-        if not readers or order.input_ids is None or not self._text_twin:
+        if not readers or not order.input_ids or not self._text_twin:
             return adaptation
-        adapted = self._banks.of([readers] * len(order.input_ids))
-        inputs = {"input_ids": order.input_ids, "lora_bank": adapted.bank, "lora_scales": adapted.scales}
+        adapted = self._banks.of([readers] * 2)
+        inputs = {**order.input_ids, "lora_bank": adapted.bank, "lora_scales": adapted.scales}
         states = self._transport.begin(self._text_twin, inputs, ["last_hidden_state"], self._timeout_s)()
-        told, untold = states["last_hidden_state"]
+        told, untold = (Conditioning(embeds) for embeds in states["last_hidden_state"])
         return Adaptation(adaptation.names, adaptation.adapters, told, untold)
 
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from underpaint.diffusion import prediction
+from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer, Denoiser
 from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler
@@ -49,7 +50,7 @@ class Painter:
         told, untold = self._hear(captions), self._hear([""])[0]
         trajectories = [
             begin(
-                Order(embeds, untold, seed, steps, guidance, self._scheduler, SIDE, SIDE),
+                Order(Conditioning(embeds), Conditioning(untold), seed, steps, guidance, self._scheduler, SIDE, SIDE),
                 self._canvas,
                 self._schedulers,
             )
@@ -65,8 +66,8 @@ class Painter:
         ids = np.array([encoding.ids for encoding in self._tokenizer.encode_batch(list(captions))], np.int32)
         return _only(self._text.run(["last_hidden_state"], {"input_ids": ids}))
 
-    def _predict(self, sample: np.ndarray, timestep: np.ndarray, encoder_hidden_states: np.ndarray) -> Answer:
-        inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": encoder_hidden_states}
+    def _predict(self, sample: np.ndarray, timestep: np.ndarray, conditioning: Conditioning) -> Answer:
+        inputs = {"sample": sample, "timestep": timestep, **conditioning.inputs()}
         predicted = _only(self._unet.run(["noise_pred"], inputs))
         return lambda: predicted
 
