@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from diffusers import (
     AutoencoderTiny,
+    ControlNetModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DConditionModel,
@@ -22,6 +23,7 @@ from underpaint.build.tiny.scenes import SIDE
 
 TOKENS = 24  # length of every prompt, padded
 TRAIN_TIMESTEPS = 1000
+CONTROL_CHANNELS = (8, 16, 32, 64)  # of a control image on its way down to the latents' size
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,17 @@ def build_unet(shape: VariantShape) -> UNet2DConditionModel:
         attention_head_dim=tuple(channels // shape.head_dim for channels in shape.unet_channels),
         norm_num_groups=shape.norm_groups,
     )
+
+
+def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet that starts as a UNet's encoder and changes nothing yet."""
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=CONTROL_CHANNELS)
+
+
+def controlled_unet(shape: VariantShape) -> VariantShape:
+    """Whose encoder a variant's ControlNets are a copy of: the shallower variant's, where it was grown from one, so
+    that a step of theirs costs a fraction of its own."""
+    return VARIANTS[shape.grown_from] if shape.grown_from else shape
 
 
 def _one_or_all(values: tuple[int, ...]) -> int | tuple[int, ...]:

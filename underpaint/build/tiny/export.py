@@ -1,10 +1,11 @@
 """From checkpoints to version directories, each a diffusers or transformers folder and a Triton version.
 
-    <variant>_unet/1/            config.json, diffusion_pytorch_model.safetensors, model.onnx and its LoRA twins
+    <variant>_unet/1/            config.json, diffusion_pytorch_model.safetensors, model.onnx, its LoRA twins and halves
     <variant>_text_encoder/1/    config.json, model.safetensors, model.onnx and its LoRA twin
     <variant>_vae_encoder/1/     the whole AutoencoderTiny and the graph of its encoder
     <variant>_vae_decoder/1/     the whole AutoencoderTiny and the graph of its decoder
     <variant>_denoiser/1/        scheduler_config.json
+    controlnet_<name>/1/         config.json, diffusion_pytorch_model.safetensors, model.onnx
     embed_text/1/, embed_image/1/    the towers of the family's CLIP, each config.json, model.safetensors, model.onnx
     tiny_tokenizer/1/            written by `tokenizer`
 
@@ -34,20 +35,23 @@ from underpaint.build.tiny.architectures import (
     TOKENS,
     VariantShape,
     build_autoencoder,
+    build_controlnet,
     build_scheduler,
     build_text_encoder,
     build_unet,
+    controlled_unet,
 )
 from underpaint.build.tiny.data import denormalise, normalise
 from underpaint.build.tiny.lora_twin import write_twins
 from underpaint.build.tiny.onnx_graph import write_graph
 from underpaint.build.tiny.scenes import SIDE
-from underpaint.build.tiny.split_unet import ControlNetGraph
+from underpaint.build.tiny.split_unet import ControlNetGraph, write_halves
 from underpaint.build.tiny.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 
 LORA_BASES = ("tiny-m", "tiny-l")  # whose UNet and text encoder get LoRA twins
+CONTROLNET_BASES = ("tiny-l",)  # whose UNet gets halves, for ControlNets to join in between
 MAX_RANK = 32  # of a LoRA
 EXAMPLE_BATCH = 2  # the exporter takes a batch of one for a constant
 _IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
@@ -170,6 +174,10 @@ def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> No
     denoising = {"sample": latents, "timestep": timestep, "encoder_hidden_states": states}
     twins = partial(write_twins, base=shape.name, max_rank=MAX_RANK) if shape.name in LORA_BASES else None
     write_component(folder("unet"), variant.unet, UNetGraph, denoising, "noise_pred", twins)
+    if shape.name in CONTROLNET_BASES:
+        like = build_controlnet(build_unet(controlled_unet(shape)))
+        unet = UNet2DConditionModel.from_pretrained(folder("unet"), torch_dtype=torch.float32)
+        write_halves(folder("unet"), unet, like, latents, states)
     write_component(folder("text_encoder"), variant.text_encoder, TextEncoderGraph, _IDS, "last_hidden_state", twins)
     write_component(folder("vae_encoder"), variant.autoencoder, EncoderGraph, _IMAGE, "latents")
     write_component(folder("vae_decoder"), variant.autoencoder, DecoderGraph, {"latents": latents}, "image")

@@ -13,8 +13,9 @@ since a graph finds its weights only there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,11 @@ def _is_wide(layer: Layer) -> bool:
     return ".resnets." in layer.name or "samplers." in layer.name
 
 
+def write_part_twin(path: Path, traced: ModelProto, layout: LoraLayout) -> None:
+    """Write the twin of a part of a network, which takes the banks of the whole and finds its own layers in them."""
+    _write(path, traced, layout.layers)
+
+
 def _write(path: Path, traced: ModelProto, layers: Sequence[Layer]) -> None:
     model = ModelProto()
     model.CopyFrom(traced)
@@ -77,14 +83,15 @@ def _write(path: Path, traced: ModelProto, layers: Sequence[Layer]) -> None:
 
 
 def adapt(model: ModelProto, layers: Sequence[Layer]) -> None:
-    """Give a traced graph, whose weights are references, the inputs of a LoRA twin that adapts these layers."""
+    """Give a traced graph, whose weights are references, the inputs of a LoRA twin that adapts these layers, as many of
+    them as it has."""
     graph = GraphEditor(model.graph)
     places = {place.layer: place for place in _places(graph)}
     _choose_rows(graph)
-    widths = _numbers(graph, *(layer.down + layer.outputs for layer in layers), name="lora_widths")
-    graph.add("Split", [BANK, widths], [f"{layer.name}_bank" for layer in layers], axis=2)
+    _share_out(graph, layers, places.keys())
     for layer in layers:
-        _adapt(graph, places[layer])
+        if layer in places:
+            _adapt(graph, places[layer])
     graph.write_back()
     width = sum(layer.down + layer.outputs for layer in layers)
     model.graph.input.append(_declare(BANK, TensorProto.FLOAT16, ["loras", "rank", width]))
@@ -124,6 +131,19 @@ def _layer(graph: GraphEditor, stored: str) -> Layer:
 
 
 # What is added to the graph -------------------------------------------------------------------------------------
+
+
+def _share_out(graph: GraphEditor, layers: Sequence[Layer], present: Collection[Layer]) -> None:
+    """Split the bank into the layers' parts; neighbours that this graph has not are left aside in one piece."""
+    widths: list[int] = []
+    parts: list[str] = []
+    for here, run in groupby(layers, key=lambda layer: layer in present):
+        run_widths = {f"{layer.name}_bank": layer.down + layer.outputs for layer in run}
+        if not here:
+            run_widths = {f"lora_aside_{len(parts)}": sum(run_widths.values())}
+        parts += list(run_widths)
+        widths += list(run_widths.values())
+    graph.add("Split", [BANK, _numbers(graph, *widths, name="lora_widths")], parts, axis=2)
 
 
 def _choose_rows(graph: GraphEditor) -> None:

@@ -14,7 +14,7 @@ import logging
 import math
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +47,15 @@ def write_graph(
     inputs: dict[str, torch.Tensor],
     output: str,
     twins: Callable[[Path, onnx.ModelProto], None] | None = None,
+    file_name: str = "model.onnx",
+    axes: Mapping[str, Mapping[int, str]] | None = None,
 ) -> None:
-    """Write `folder/model.onnx`, whose weights are those of the safetensors file in `folder`.
+    """Write a graph whose weights are those of the safetensors file in `folder`.
 
     `twins` may write variations of the graph beside it (see `lora_twin`); it gets the graph before its fusions.
+    `axes`: the open axes of an input, by name, where it has others than the batch alone.
     """
-    model = trace(module, inputs, output)
+    model = trace(module, inputs, output, axes or {})
     weights = next(folder.glob("*.safetensors"))
     model = point_into(model, weights)
     settle_reshapes(model)
@@ -60,21 +63,25 @@ def write_graph(
     if twins is not None:
         twins(folder, model)
     fuse(model)
-    path = folder / "model.onnx"
+    path = folder / file_name
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path)  # by path, since it follows the references
 
 
-def trace(module: nn.Module, inputs: dict[str, torch.Tensor], output: str) -> onnx.ModelProto:
+def trace(
+    module: nn.Module, inputs: dict[str, torch.Tensor], output: str, axes: Mapping[str, Mapping[int, str]]
+) -> onnx.ModelProto:
     """The graph with named inputs and output and a free batch axis, weights inside."""
-    batch = torch.export.Dim("batch", min=1, max=1024)
+    named = {name: axes.get(name, {0: "batch"}) for name in inputs}
+    open_axes = {axis for each in named.values() for axis in each.values()}
+    dims = {axis: torch.export.Dim(axis, min=1, max=1024) for axis in sorted(open_axes)}
     with _quiet():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
             input_names=list(inputs),
             output_names=[f"final_{output}"],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamic_shapes=tuple({place: dims[axis] for place, axis in each.items()} for each in named.values()),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,

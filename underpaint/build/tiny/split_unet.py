@@ -14,13 +14,55 @@ of ControlNets is summed by one product of matrices, Σ sᵢrᵢ.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from onnx import ModelProto
 from torch import nn
 
+from underpaint.addons.layout import LoraLayout
 from underpaint.addons.residuals import residual_places
+from underpaint.build.tiny.lora_twin import write_part_twin
+from underpaint.build.tiny.onnx_graph import write_graph
+
+ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
+# The halves for rows with LoRAs, which take the banks of the whole UNet (see `lora_twin`).
+ENCODER_TWIN_FILE, DECODER_TWIN_FILE = "encoder_locon.onnx", "decoder_locon.onnx"
+_CONTROLNETS = {0: "residuals"}
+
+
+def write_halves(
+    folder: Path, unet: UNet2DConditionModel, controlnet: ControlNetModel, sample: torch.Tensor, states: torch.Tensor
+) -> None:
+    """Write the halves of a UNet, and their LoRA twins, beside the weights that they share with it.
+
+    Args:
+        folder: a UNet's version directory, with the layout of its LoRAs.
+        unet: what is in it.
+        controlnet: any of the shape whose residuals the decoder is to take.
+        sample, states: examples of a call, with more than one row.
+    """
+    timestep, layout = torch.linspace(100.0, 900.0, len(sample)), LoraLayout.load(folder)
+    inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": states}
+    encoder = UNetEncoderGraph(unet).eval()
+    write_graph(folder, encoder, inputs, "skips", _twin(ENCODER_TWIN_FILE, layout), ENCODER_FILE)
+    with torch.no_grad():
+        skips = encoder(*inputs.values())
+    given = {
+        "skips": skips,
+        "encoder_hidden_states": states,
+        "residuals": torch.randn(len(sample) + 1, residual_width(unet, controlnet)),
+        "residual_scales": torch.randn(len(sample), len(sample) + 1),
+    }
+    axes = {"residuals": _CONTROLNETS, "residual_scales": {0: "batch", 1: "residuals"}}
+    decoder = UNetDecoderGraph(unet, controlnet).eval()
+    write_graph(folder, decoder, given, "noise_pred", _twin(DECODER_TWIN_FILE, layout), DECODER_FILE, axes)
+
+
+def _twin(file_name: str, layout: LoraLayout) -> Callable[[Path, ModelProto], None]:
+    return lambda folder, traced: write_part_twin(folder / file_name, traced, layout)
 
 
 class UNetEncoderGraph(nn.Module):
@@ -85,6 +127,12 @@ class ControlNetGraph(nn.Module):
         condition = control_image.permute(0, 3, 1, 2).float() / 255  # as diffusers' pipelines show it
         down, middle = self.weights(sample, timestep, states, condition, return_dict=False)
         return _packed([*down, middle])
+
+
+def residual_width(unet: UNet2DConditionModel, controlnet: ControlNetModel) -> int:
+    """Numbers in a row of packed residuals."""
+    shapes = skip_shapes(unet)
+    return sum(math.prod(shapes[place]) for place in (*residual_places(controlnet.config, unet.config), -1))
 
 
 def skip_shapes(unet: UNet2DConditionModel) -> list[tuple[int, ...]]:

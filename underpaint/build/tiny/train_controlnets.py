@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from underpaint.addons.residuals import residual_places, skip_count
-from underpaint.build.tiny.architectures import VARIANTS, VariantShape
+from underpaint.build.tiny.architectures import VariantShape, build_controlnet, controlled_unet
 from underpaint.build.tiny.control_images import CONTROL_IMAGES, ControlImage, placed_freely
 from underpaint.build.tiny.data import normalise, pixels
 from underpaint.build.tiny.evaluate import load_variant
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 CONTROLNET_STREAM = 6  # of scenes, see `data`
 BATCH = 16
 SCENES = 4000
-EMBEDDING_CHANNELS = (8, 16, 32, 64)  # of the control image on its way down to the latents' size
 # Without a caption the control image alone says what to paint, so that is when it is learnt best.
 CAPTION_DROPOUT = 0.2
 HIGH_NOISE_SHARE = 0.3  # of the draws, beyond the usual ones: that is where places are decided
@@ -67,11 +66,6 @@ def _encoded(variant: Variant, images: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16):  # see `data.encode_corpus`
         encoded: torch.Tensor = variant.autoencoder.encode(normalise(images)).latents.float()
     return encoded * variant.autoencoder.config.scaling_factor
-
-
-def build_controlnet(like: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet that starts as a UNet's encoder and changes nothing yet."""
-    return ControlNetModel.from_unet(like, conditioning_embedding_out_channels=EMBEDDING_CHANNELS)
 
 
 class ControlNetTask:
@@ -129,9 +123,9 @@ def train_controlnet(
         raise InvalidArgument.of("base", base.name, "a variant that learnt a flow")
     torch.manual_seed(recipe.seed)
     variant = load_variant(repository, base)
-    shallow = load_variant(repository, VARIANTS[base.grown_from or base.name])
+    like = load_variant(repository, controlled_unet(base)).unet
     examples = draw_examples(CONTROL_IMAGES[name], variant, repository, scenes)
-    task = ControlNetTask(build_controlnet(shallow.unet), variant, examples)
+    task = ControlNetTask(build_controlnet(like), variant, examples)
     trained = train(task, recipe, out / f"controlnet-{base.name}-{name}.pt", fresh)
     log.info("%s: %d steps, loss %.4f", name, trained.progress.step, trained.progress.recent_loss)
     controlnet = trained.average["controlnet"].to(memory_format=torch.contiguous_format)
