@@ -15,6 +15,7 @@ from underpaint.bench import (
     allocators_cli,
     burst_cli,
     cache_cli,
+    changes_cli,
     denoiser,
     policies_cli,
     replay_cli,
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     replay_cli.add_parser(benches)
     routing_cli.add_parser(benches)
     burst_cli.add_parser(benches)
+    changes_cli.add_parser(benches)
     cache_cli.add_parser(benches)
     allocators_cli.add_parser(benches)
     validate_cli.add_parser(benches)

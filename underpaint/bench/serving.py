@@ -48,6 +48,7 @@ class Site:
     """A server of the bench's own: its addresses, and the folder of its store, where its settings lie."""
 
     url: str
+    http_url: str
     metrics_url: str
     store: Path
 
@@ -57,7 +58,7 @@ def site(repository: Path) -> Iterator[Site]:
     """A server that is started on ``repository``, with a store that goes with it."""
     store = tempfile.TemporaryDirectory(prefix="underpaint-bench-")
     with store as folder, _environment(VARIABLE, folder), embedded(repository) as own:
-        yield Site(own.grpc_url, own.metrics_url, Path(folder))
+        yield Site(own.grpc_url, own.http_url, own.metrics_url, Path(folder))
 
 
 def painter(client: Client) -> Paint:
