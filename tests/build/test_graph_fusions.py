@@ -11,10 +11,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from onnx import TensorProto, helper
 
+from underpaint.build.graph_editor import GraphEditor
+from underpaint.build.graph_fusions import MICROSOFT, fuse
+from underpaint.build.onnx_graph import write_graph
 from underpaint.build.tiny.export import UNetGraph
-from underpaint.build.tiny.graph_editor import GraphEditor
-from underpaint.build.tiny.graph_fusions import MICROSOFT, fuse
-from underpaint.build.tiny.onnx_graph import write_graph
 
 WIDTH, TOKENS = 24, 5
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from underpaint.build.onnx_graph import write_graph
 from underpaint.build.tiny.architectures import TOKENS, VARIANTS, AutoencoderShape, build_autoencoder
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.export import (
@@ -21,7 +22,6 @@ from underpaint.build.tiny.export import (
     _store_in_half,
     version_folder,
 )
-from underpaint.build.tiny.onnx_graph import write_graph
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 COMPONENTS = ("unet", "text_encoder", "vae_encoder", "vae_decoder")

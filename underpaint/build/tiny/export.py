@@ -30,6 +30,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from underpaint.build.lora_twin import write_twins
+from underpaint.build.onnx_graph import write_graph
 from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.architectures import (
     TOKENS,
@@ -42,8 +44,6 @@ from underpaint.build.tiny.architectures import (
     controlled_unet,
 )
 from underpaint.build.tiny.data import denormalise, normalise
-from underpaint.build.tiny.lora_twin import write_twins
-from underpaint.build.tiny.onnx_graph import write_graph
 from underpaint.build.tiny.scenes import SIDE
 from underpaint.build.tiny.split_unet import ControlNetGraph, write_halves
 from underpaint.build.tiny.tokenizer import load_tokenizer

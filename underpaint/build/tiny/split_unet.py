@@ -24,8 +24,8 @@ from torch import nn
 
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.residuals import residual_places
-from underpaint.build.tiny.lora_twin import write_part_twin
-from underpaint.build.tiny.onnx_graph import write_graph
+from underpaint.build.lora_twin import write_part_twin
+from underpaint.build.onnx_graph import write_graph
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 # The halves for rows with LoRAs, which take the banks of the whole UNet (see `lora_twin`).

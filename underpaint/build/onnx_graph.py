@@ -25,7 +25,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from underpaint.build.tiny.graph_fusions import fuse
+from underpaint.build.graph_fusions import fuse
 
 OPSET = 20
 WEIGHTS_PREFIX = "weights."  # the graph modules hold their model under this name

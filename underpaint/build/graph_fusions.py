@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from underpaint.build.tiny.graph_editor import GraphEditor
+from underpaint.build.graph_editor import GraphEditor
 
 MICROSOFT = "com.microsoft"
 _WORTH_JOINING = 4  # projections of one tensor

@@ -24,8 +24,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from underpaint.addons.layout import FILE_NAME as LAYOUT_FILE
 from underpaint.addons.layout import Layer, LoraLayout
-from underpaint.build.tiny.graph_editor import GraphEditor
-from underpaint.build.tiny.graph_fusions import fuse
+from underpaint.build.graph_editor import GraphEditor
+from underpaint.build.graph_fusions import fuse
 
 NARROW_FILE, WIDE_FILE = "lora.onnx", "locon.onnx"
 BANK, SCALES = "lora_bank", "lora_scales"
