@@ -13,7 +13,12 @@ from importlib import import_module
 from underpaint.build.graph import Graph
 from underpaint.errors import InvalidArgument
 
-_FAMILIES = {"UNet2DConditionModel": "unet"}
+_FAMILIES = {
+    "UNet2DConditionModel": "unet",
+    "SD3Transformer2DModel": "sd3",
+    "FluxTransformer2DModel": "flux",
+    "SanaTransformer2DModel": "sana",
+}
 
 
 def network_class(class_name: str) -> type[Graph]:
