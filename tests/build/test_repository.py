@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 
+from tests.build.graph_faces import FLOAT, INT32, UINT8, Faces, write_faces
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe, load_recipe
 from underpaint.build.repository import FAMILIES, PIPELINES, render, write
 from underpaint.deployment import FILE_NAME, Deployment, Sampling
@@ -46,20 +46,24 @@ OTHER = FamilyRecipe(
         VariantRecipe("quick", ((64, 32), (32, 64)), 4, 20, 1.0, 8.0, max_rows=6, unet_instances=3, unet_threads=2),
     ),
 )
-COMPONENTS = {
-    "quick_unet/1/config.json": {"in_channels": 16},
+FILES = {
     "quick_vae_decoder/1/config.json": {"decoder_block_out_channels": [8, 16, 32, 64]},
-    "quick_text_encoder/1/config.json": {"max_position_embeddings": 77, "hidden_size": 32},
     "quick_denoiser/1/scheduler_config.json": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+}
+LATENTS, PIXELS, EMBEDS = (FLOAT, ["b", 16, "h", "w"]), (UINT8, ["b", "H", "W", 3]), (FLOAT, ["b", 77, 32])
+GRAPHS = {
+    "unet": Faces(
+        {"sample": LATENTS, "timestep": (FLOAT, ["b"]), "encoder_hidden_states": EMBEDS}, {"noise_pred": LATENTS}
+    ),
+    "text_encoder": Faces({"input_ids": (INT32, ["b", 77])}, {"last_hidden_state": EMBEDS}),
+    "vae_encoder": Faces({"image": PIXELS}, {"latents": LATENTS}),
+    "vae_decoder": Faces({"latents": LATENTS}, {"image": PIXELS}),
 }
 
 
 @pytest.fixture
 def other_repository(tmp_path: Path) -> Path:
-    for name, content in COMPONENTS.items():
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(json.dumps(content))
-    return tmp_path
+    return write_faces(tmp_path, "quick", GRAPHS, FILES)
 
 
 def parse(files: Mapping[Path, str]) -> dict[str, ModelConfig]:
@@ -307,9 +311,13 @@ def test_shapes_come_from_the_components(other_repository: Path) -> None:
 def test_height_comes_before_width(other_repository: Path) -> None:
     wide = replace(OTHER, variants=(replace(OTHER.variants[0], sizes=((64, 32),)),))
     configs = parse(render(wide, other_repository))
-    assert list(configs["quick_unet"].input[0].dims) == [16, 4, 8]
-    assert list(configs["quick_vae_decoder"].input[0].dims) == [16, 4, 8]
-    assert list(configs["quick_vae_encoder"].input[0].dims) == [32, 64, 3]
+
+    def warmed_up(model: str, tensor: str) -> list[int]:
+        return list(configs[model].model_warmup[0].inputs[tensor].dims)
+
+    assert warmed_up("quick_unet", "sample") == [16, 4, 8]
+    assert warmed_up("quick_vae_decoder", "latents") == [16, 4, 8]
+    assert warmed_up("quick_vae_encoder", "image") == [32, 64, 3]
     check_warm_up("quick_unet", configs["quick_unet"])
 
 
@@ -406,7 +414,7 @@ def test_the_deployment_says_what_the_recipe_and_the_components_say(
     assert (quick.num_inference_steps, quick.max_inference_steps) == (4, 20)
     assert (quick.guidance_scale, quick.max_guidance_scale) == (1.0, 8.0)
     assert quick.sizes == ((64, 32), (32, 64))
-    assert quick.schedulers == ("flow_match_euler",)
+    assert quick.schedulers[0] == "flow_match_euler"
     assert quick.prompt_tokens == 75
     assert (quick.weights, deployment.embedder) == ("", "")
 

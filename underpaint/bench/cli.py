@@ -25,7 +25,7 @@ from underpaint.bench import (
 )
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.unet import BareUNet, RowShapes, candidate_setups
-from underpaint.build.repository import Shapes
+from underpaint.build.shapes import Shapes
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of, own_server
 from underpaint.client.sync_client import Client
@@ -123,5 +123,5 @@ def _row_shapes(repository: Path, variant: Variant) -> RowShapes:
     side = shapes.vae_scale_factor
     return RowShapes(
         sample=(shapes.latent_channels, height // side, width // side),
-        encoder_hidden_states=(shapes.sequence_length, shapes.hidden_size),
+        encoder_hidden_states=shapes.embeds,
     )

@@ -17,6 +17,7 @@ Recipe = TypeVar("Recipe", bound="VariantRecipe | FamilyRecipe")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _NAME_ALLOWED = "lower-case letters, digits, . and - (an underscore separates a model's part from its name)"
 _FRONT_DOOR = "generate"
+KINDS = ("auto", "cpu", "gpu")  # auto: a GPU where the server has one
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class VariantRecipe:
     how long a call may take before it counts as lost.
     ``loras``: whether it takes LoRAs, by twins that its export brings; those in use share ``lora_memory_mb`` MiB, and
     one that has not come after ``lora_timeout_s`` never will.
+    ``tokenizer``: the family whose tokenizer reads its prompts, if not its own. ``text_batch`` and ``vae_batch`` are
+    the batch limits of text encoder and autoencoder. ``kind``: where its graphs run, one of `KINDS`.
     """
 
     name: str
@@ -45,6 +48,10 @@ class VariantRecipe:
     loras: bool = False
     lora_memory_mb: float = 256.0
     lora_timeout_s: float = 60.0
+    tokenizer: str = ""
+    text_batch: int = 32
+    vae_batch: int = 8
+    kind: str = "auto"
 
     def __post_init__(self) -> None:
         self._hold("name", bool(_NAME.fullmatch(self.name)) and self.name != _FRONT_DOOR, _NAME_ALLOWED)
@@ -59,6 +66,9 @@ class VariantRecipe:
         self._hold("max_rows", self.max_rows >= rows, f"{rows} or more, what one request takes")
         self._hold("unet_instances", self.unet_instances >= 1, "1 or more")
         self._hold("unet_threads", self.unet_threads >= 1, "1 or more")
+        self._hold("text_batch", self.text_batch >= 1, "1 or more")
+        self._hold("vae_batch", self.vae_batch >= 1, "1 or more")
+        self._hold("kind", self.kind in KINDS, ", ".join(KINDS))
         self._hold("lora_memory_mb", 0 < self.lora_memory_mb < math.inf, "a finite number of MiB above 0")
         self._hold("lora_timeout_s", 0 < self.lora_timeout_s < math.inf, "a finite number of seconds above 0")
         self._hold("unet_timeout_s", 0 < self.unet_timeout_s < math.inf, "a finite number of seconds above 0")

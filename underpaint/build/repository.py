@@ -7,17 +7,16 @@ class that it was exported from; shapes are read from there, so that a recipe ca
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from underpaint.addons.layout import LoraLayout
-from underpaint.build.recipes import FamilyRecipe, VariantRecipe
+from underpaint.build.pipelines import pipeline
+from underpaint.build.recipes import FamilyRecipe
+from underpaint.build.shapes import VERSION, Shapes, config_json, read_json
+from underpaint.build.variant_models import variant_models
 from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
-from underpaint.errors import InvalidArgument, NotFound
+from underpaint.errors import InvalidArgument
 from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
 from underpaint.triton.versions import Versioned
@@ -33,55 +32,31 @@ ENSEMBLES = _data("ensembles")
 FAMILIES = _data("build/families")
 PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 
-_VERSION = 1
 _TEXT_ENCODER_BATCH = 32
 _PARTS = ("_text_encoder", "_unet", "_vae_encoder", "_vae_decoder")  # whose weights decide what a variant paints
 _EMBEDDERS = ("embed_text", "embed_image")
 _SCORERS = ("router", "discriminator")
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """What a variant's components say of themselves."""
-
-    latent_channels: int
-    vae_scale_factor: int
-    sequence_length: int
-    hidden_size: int
-
-    @classmethod
-    def read(cls, repository: Path, variant: str) -> Shapes:
-        unet = _config_json(repository, f"{variant}_unet")
-        vae = _config_json(repository, f"{variant}_vae_decoder")
-        text_encoder = _config_json(repository, f"{variant}_text_encoder")
-        return cls(
-            latent_channels=unet["in_channels"],
-            vae_scale_factor=2 ** (len(vae["decoder_block_out_channels"]) - 1),
-            sequence_length=text_encoder["max_position_embeddings"],
-            hidden_size=text_encoder["hidden_size"],
-        )
-
-
 def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     """Every file that is written rather than trained, relative to ``repository``, with its text."""
     files: dict[Path, str] = {}
     shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
-    configs = [_tokenizer(recipe, _shared_sequence_length(recipe, shapes)), *_front_doors(recipe), _cache()]
+    configs = [*_tokenizers(recipe, shapes), *_front_doors(recipe), _cache()]
     for variant in recipe.variants:
-        configs += _variant(recipe, variant, shapes[variant.name], repository)
+        configs += variant_models(variant, shapes[variant.name], repository)
     if recipe.clip:
         configs += _embedders(recipe, repository)
     if recipe.routing:
         configs += _scorers(repository)
-    ensembles = [
-        _ensemble(pipeline, recipe, variant, shapes[variant.name])
-        for pipeline in PIPELINES
+    configs += [
+        pipeline(ENSEMBLES / f"{kind}.pbtxt", variant, variant.tokenizer or recipe.name, shapes[variant.name])
+        for kind in PIPELINES
         for variant in recipe.variants
     ]
-    configs += ensembles
     versioned = Versioned.of(shapes, configs)
     for config in configs:
-        files[Path(config.name) / "config.pbtxt"] = mc.to_text(versioned.pinned(config, _VERSION))
+        files[Path(config.name) / "config.pbtxt"] = mc.to_text(versioned.pinned(config, VERSION))
         if config.default_model_filename:
             files[Path(config.name) / "1" / ".gitkeep"] = ""
         if config.backend == "python":
@@ -101,204 +76,37 @@ def write(files: dict[Path, str], repository: Path) -> None:
         path.write_text(text)
 
 
-# The models of a variant ----------------------------------------------------------------------------------------
-
-
-def _variant(recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes, repository: Path) -> list[mc.ModelConfig]:
-    return [
-        _text_encoder(variant, shapes),
-        _unet(variant, shapes),
-        _denoiser(variant, shapes),
-        _vae_encoder(variant, shapes),
-        _vae_decoder(variant, shapes),
-        *(_lora_twins(variant, shapes, repository) if variant.loras else ()),
-    ]
-
-
-def _text_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    inputs = [mc.model_input("input_ids", "INT32", [shapes.sequence_length])]
-    outputs = [mc.model_output("last_hidden_state", "FP32", _embeds(shapes))]
-    return mc.onnx_model(f"{variant.name}_text_encoder", inputs, outputs, max_batch_size=_TEXT_ENCODER_BATCH)
-
-
-def _unet(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    latents = _declared_latents(variant, shapes)
-    inputs = [
-        mc.model_input("sample", "FP32", latents),
-        mc.scalar_per_row("timestep", "FP32"),
-        mc.model_input("encoder_hidden_states", "FP32", _embeds(shapes)),
-    ]
-    return mc.onnx_model(
-        f"{variant.name}_unet",
-        inputs,
-        [mc.model_output("noise_pred", "FP32", latents)],
-        variant.max_rows,
-        variant.unet_instances,
-        variant.unet_threads,
-        free_dims=_latent_size(variant, shapes),
-        # Its one caller, the denoiser, sends each instance what it should run; merging would leave others idle.
-        dynamic_batching=False,
-    )
-
-
-def _denoiser(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    inputs = [
-        mc.model_input("op", "STRING", [1], optional=True),
-        mc.model_input("prompt_embeds", "FP32", _embeds(shapes), optional=True),
-        mc.model_input("negative_prompt_embeds", "FP32", _embeds(shapes), optional=True),
-        mc.model_input("seed", "INT64", [1], optional=True),
-        mc.model_input("num_inference_steps", "INT32", [1], optional=True),
-        mc.model_input("guidance_scale", "FP32", [1], optional=True),
-        mc.model_input("scheduler", "STRING", [1], optional=True),
-        mc.model_input("height", "INT32", [1], optional=True),
-        mc.model_input("width", "INT32", [1], optional=True),
-        mc.model_input("start_step", "INT32", [1], optional=True),
-        mc.model_input("image_latents", "FP32", _latents(shapes), optional=True),
-        mc.model_input("start_latents", "FP32", _latents(shapes), optional=True),
-        mc.model_input("capture_steps", "INT32", [-1], optional=True),
-        mc.model_input("input_ids", "INT32", [shapes.sequence_length], optional=True),
-        mc.model_input("negative_input_ids", "INT32", [shapes.sequence_length], optional=True),
-    ]
-    outputs = [
-        mc.model_output("latents", "FP32", _latents(shapes)),
-        mc.model_output("captured_latents", "FP32", [-1, *_latents(shapes)]),
-        mc.model_output("timings_ns", "INT64", [3]),
-        mc.model_output("progress", "INT32", [2]),
-        mc.model_output("steps_run", "INT32", [1]),
-        mc.model_output("lora_steps", "INT32", [-1]),
-        mc.model_output("alive_since_ns", "INT64", [1]),
-    ]
-    parameters = {
-        # The front door feels its pulse and errors those who wait for it, so a new process is all that is needed.
-        "heartbeat": "true",
-        "on_death": "reload",
-        "calls": ",".join([f"{variant.name}_unet", *_twins(variant), *_text_twins(variant)]),
-        "unet": f"{variant.name}_unet",
-        "unet_timeout_s": variant.unet_timeout_s,
-        "max_rows": variant.max_rows,
-        "stacks_in_flight": variant.unet_instances,
-        "latent_channels": shapes.latent_channels,
-        "vae_scale_factor": shapes.vae_scale_factor,
-        "sizes": ",".join(f"{width}x{height}" for width, height in variant.sizes),
-    }
-    if variant.loras:
-        parameters |= {
-            "lora_twins": ",".join(_twins(variant)),
-            "lora_text_twin": ",".join(_text_twins(variant)),
-            "loras": "",  # where they are found; empty: what the environment says, see addons/location.py
-            "lora_memory_mb": variant.lora_memory_mb,
-            "lora_timeout_s": variant.lora_timeout_s,
-        }
-    return mc.python_model(f"{variant.name}_denoiser", inputs, outputs, max_batch_size=1, parameters=parameters)
-
-
-def _twins(variant: VariantRecipe) -> list[str]:
-    """The UNet's twins for LoRAs: of attention's layers, and of all."""
-    return [f"{variant.name}_unet_lora", f"{variant.name}_unet_locon"] if variant.loras else []
-
-
-def _text_twins(variant: VariantRecipe) -> list[str]:
-    return [f"{variant.name}_text_encoder_lora"] if variant.loras else []
-
-
-def _lora_twins(variant: VariantRecipe, shapes: Shapes, repository: Path) -> list[mc.ModelConfig]:
-    """The twins stand beside the weights that they share with the network; only their configs are apart.
-
-    They have no batch dimension in Triton's sense, since a bank has fewer rows than its batch.
-    """
-    latents, embeds = [-1, *_declared_latents(variant, shapes)], [-1, *_embeds(shapes)]
-    rows = [
-        mc.model_input("sample", "FP32", latents),
-        mc.model_input("timestep", "FP32", [-1]),
-        mc.model_input("encoder_hidden_states", "FP32", embeds),
-    ]
-    noise = [mc.model_output("noise_pred", "FP32", latents)]
-    ids = [mc.model_input("input_ids", "INT32", [-1, shapes.sequence_length])]
-    states = [mc.model_output("last_hidden_state", "FP32", embeds)]
-    unet, encoder = f"{variant.name}_unet", f"{variant.name}_text_encoder"
-    layout = LoraLayout.load(repository / unet / "1")
-    width = LoraLayout.load(repository / encoder / "1").width
-    instances, threads = variant.unet_instances, variant.unet_threads
-    return [
-        _twin(unet, "lora", rows, layout.narrow_width, noise, instances, threads),
-        _twin(unet, "locon", rows, layout.width, noise, 1, threads),  # few LoRAs go that far
-        _twin(encoder, "lora", ids, width, states, 1, 1),
-    ]
-
-
-def _twin(
-    network: str,
-    kind: str,
-    inputs: Sequence[mc.ModelInput],
-    width: int,
-    outputs: Sequence[mc.ModelOutput],
-    instances: int,
-    threads: int,
-) -> mc.ModelConfig:
-    bank = [mc.model_input("lora_bank", "FP16", [-1, -1, width]), mc.model_input("lora_scales", "FP32", [-1, -1])]
-    return mc.onnx_model(
-        f"{network}_{kind}",
-        [*inputs, *bank],
-        outputs,
-        0,
-        instances,
-        threads,
-        free_dims=(1, 1),
-        dynamic_batching=False,
-        model_file=f"../../{network}/1/{kind}.onnx",
-    )
-
-
-def _vae_encoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    width, height = variant.sizes[0]
-    inputs = [mc.model_input("image", "UINT8", _declared_pixels(variant))]
-    outputs = [mc.model_output("latents", "FP32", _declared_latents(variant, shapes))]
-    return mc.onnx_model(f"{variant.name}_vae_encoder", inputs, outputs, max_batch_size=8, free_dims=(height, width))
-
-
-def _vae_decoder(variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    inputs = [mc.model_input("latents", "FP32", _declared_latents(variant, shapes))]
-    outputs = [mc.model_output("image", "UINT8", _declared_pixels(variant))]
-    size = _latent_size(variant, shapes)
-    return mc.onnx_model(f"{variant.name}_vae_decoder", inputs, outputs, max_batch_size=8, free_dims=size)
-
-
-def _ensemble(pipeline: str, recipe: FamilyRecipe, variant: VariantRecipe, shapes: Shapes) -> mc.ModelConfig:
-    template = (ENSEMBLES / f"{pipeline}.pbtxt").read_text()
-    values = {"family": recipe.name, "variant": variant.name, "latent_channels": shapes.latent_channels}
-    return mc.ensemble(template, values)
-
-
 # The models of a family, and of the server ----------------------------------------------------------------------
 
 
-def _shared_sequence_length(recipe: FamilyRecipe, shapes: dict[str, Shapes]) -> int:
-    lengths = {s.sequence_length for s in shapes.values()}
-    if len(lengths) > 1:
-        allowed = "one length for all, since a family has one tokenizer"
-        raise InvalidArgument.of(f"{recipe.name}: max_position_embeddings", sorted(lengths), allowed)
-    return lengths.pop()
+def _tokenizers(recipe: FamilyRecipe, shapes: Mapping[str, Shapes]) -> list[mc.ModelConfig]:
+    lengths: dict[str, Mapping[str, int]] = {}
+    for variant in recipe.variants:
+        name, own = variant.tokenizer or recipe.name, shapes[variant.name].sequence_lengths
+        if lengths.setdefault(name, own) != own:
+            allowed = f"{dict(lengths[name])}, as the others that {name}_tokenizer reads for"
+            raise InvalidArgument.of(f"{variant.name}: lengths of its text", dict(own), allowed)
+    return [_tokenizer(name, own) for name, own in lengths.items()]
 
 
-def _tokenizer(recipe: FamilyRecipe, sequence_length: int) -> mc.ModelConfig:
+def _tokenizer(name: str, lengths: Mapping[str, int]) -> mc.ModelConfig:
     inputs = [
         mc.model_input("prompt", "STRING", [1]),
         mc.model_input("negative_prompt", "STRING", [1], optional=True),
     ]
     outputs = [
-        mc.model_output("input_ids", "INT32", [sequence_length]),
-        mc.model_output("negative_input_ids", "INT32", [sequence_length]),
+        *(mc.model_output(p + ids, "INT32", [n]) for ids, n in lengths.items() for p in ("", "negative_")),
         mc.model_output("prompt_tokens", "INT32", [2]),
     ]
-    return mc.python_model(f"{recipe.name}_tokenizer", inputs, outputs, max_batch_size=1)
+    return mc.python_model(f"{name}_tokenizer", inputs, outputs, max_batch_size=1)
 
 
 def _embedders(recipe: FamilyRecipe, repository: Path) -> list[mc.ModelConfig]:
     """The two towers that retrieval looks with, and the way of a prompt into its own."""
-    text = _config_json(repository, "embed_text")
+    text = config_json(repository, "embed_text")
     embedding = [mc.model_output("embedding", "FP32", [text["projection_dim"]])]
     ids = [mc.model_input("input_ids", "INT32", [text["max_position_embeddings"]])]
-    side = _config_json(repository, "embed_image")["image_size"]
+    side = config_json(repository, "embed_image")["image_size"]
     image = [mc.model_input("image", "UINT8", [side, side, 3])]
     template = (ENSEMBLES / "embed_prompt.pbtxt").read_text()
     return [
@@ -310,13 +118,13 @@ def _embedders(recipe: FamilyRecipe, repository: Path) -> list[mc.ModelConfig]:
 
 def _scorers(repository: Path) -> list[mc.ModelConfig]:
     """Router and discriminator; prompts are tokenized as for the variants."""
-    side = _config_json(repository, "discriminator")["image_size"]
+    side = config_json(repository, "discriminator")["image_size"]
     image = mc.model_input("image", "UINT8", [side, side, 3])
     return [_scorer(repository, "router", []), _scorer(repository, "discriminator", [image])]
 
 
 def _scorer(repository: Path, name: str, inputs: list[mc.ModelInput]) -> mc.ModelConfig:
-    ids = mc.model_input("input_ids", "INT32", [_config_json(repository, name)["max_position_embeddings"]])
+    ids = mc.model_input("input_ids", "INT32", [config_json(repository, name)["max_position_embeddings"]])
     score = mc.model_output("score", "FP32", [1])
     return mc.onnx_model(name, [*inputs, ids], [score], max_batch_size=_TEXT_ENCODER_BATCH)
 
@@ -416,7 +224,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             guidance_scale=v.guidance_scale,
             max_guidance_scale=v.max_guidance_scale,
             sizes=v.sizes,
-            schedulers=scheduler_names(_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
+            schedulers=scheduler_names(read_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
             prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
             loras=v.loras,
             weights=weights_of(repository, v.name),
@@ -436,7 +244,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
 
 
 def _what_foresees(repository: Path, name: str) -> Scorer:
-    config = _config_json(repository, name)
+    config = config_json(repository, name)
     return Scorer(_weights(repository, [name]), config["small_weights"], tuple(config["quantiles"]))
 
 
@@ -452,44 +260,3 @@ def _weights(repository: Path, models: Sequence[str]) -> str:
         return ""
     digests = (hashlib.sha256(path.read_bytes()).digest() for path in files)
     return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
-
-
-# Shapes ---------------------------------------------------------------------------------------------------------
-
-
-def _embeds(shapes: Shapes) -> list[int]:
-    return [shapes.sequence_length, shapes.hidden_size]
-
-
-def _latents(shapes: Shapes, height: int = -1, width: int = -1) -> list[int]:
-    return [shapes.latent_channels, height, width]
-
-
-def _latent_size(variant: VariantRecipe, shapes: Shapes) -> tuple[int, int]:
-    """Height and width of the latents at the variant's first size."""
-    width, height = variant.sizes[0]
-    return height // shapes.vae_scale_factor, width // shapes.vae_scale_factor
-
-
-def _declared_latents(variant: VariantRecipe, shapes: Shapes) -> list[int]:
-    """What config.pbtxt says of a graph's latents: onnxruntime's backend wants the graph's own dimensions, exactly."""
-    return _latents(shapes, *_latent_size(variant, shapes)) if _one_size(variant) else _latents(shapes)
-
-
-def _declared_pixels(variant: VariantRecipe) -> list[int]:
-    width, height = variant.sizes[0]
-    return [height, width, 3] if _one_size(variant) else [-1, -1, 3]
-
-
-def _one_size(variant: VariantRecipe) -> bool:
-    return len(variant.sizes) == 1
-
-
-def _config_json(repository: Path, model: str) -> dict[str, Any]:
-    return _json(repository / model / "1" / "config.json")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise NotFound(f"{path} is missing: train or export the family before its repository is rendered")
-    return json.loads(path.read_text())

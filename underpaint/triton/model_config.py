@@ -58,23 +58,27 @@ def onnx_model(
     max_batch_size: int,
     instances: int = 1,
     threads: int = 1,
-    free_dims: Sequence[int] = (),
+    free_dims: Mapping[str, Sequence[int]] | None = None,
     dynamic_batching: bool = True,
     model_file: str = "",
+    kind: str = "auto",
 ) -> ModelConfig:
     """A model of the onnxruntime backend, warmed up with one row of zeros.
 
     ``instances`` run side by side, each with ``threads`` threads inside an operator where it runs on a CPU.
-    ``free_dims`` are what the dimensions declared as -1 are in the warm-up, in order, the same for every input.
-    ``model_file``: the graph, relative to the version directory, if it is not the ``model.onnx`` there.
+    ``free_dims``: what the dimensions declared as -1 are in the warm-up, in order, by input; 1 where nothing is said.
+    ``model_file``: the graph, relative to the version directory, if it is not the ``model.onnx`` there. ``kind``: where
+    it runs, "cpu", "gpu", or "auto" for a GPU where the server has one.
     """
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size, input=inputs, output=outputs)
-    config.instance_group.append(ModelInstanceGroup(kind=ModelInstanceGroup.KIND_AUTO, count=instances))
+    config.instance_group.append(
+        ModelInstanceGroup(kind=ModelInstanceGroup.Kind.Value(f"KIND_{kind.upper()}"), count=instances)
+    )
     config.default_model_filename = model_file
     if dynamic_batching:
         config.dynamic_batching.CopyFrom(ModelDynamicBatching())
     _set_parameters(config, {"intra_op_thread_count": threads})
-    config.model_warmup.append(_warm_up(config.input, free_dims))
+    config.model_warmup.append(_warm_up(config.input, free_dims or {}))
     return config
 
 
@@ -99,11 +103,11 @@ def _set_parameters(config: ModelConfig, parameters: Mapping[str, object]) -> No
         config.parameters[name].CopyFrom(ModelParameter(string_value=str(value)))
 
 
-def _warm_up(inputs: Iterable[ModelInput], free_dims: Sequence[int]) -> ModelWarmup:
+def _warm_up(inputs: Iterable[ModelInput], free_dims: Mapping[str, Sequence[int]]) -> ModelWarmup:
     warm_up = ModelWarmup(name="one row of zeros", batch_size=1)
     for declared in inputs:
         warm_up.inputs[declared.name].data_type = declared.data_type
-        sizes = iter(free_dims)
-        warm_up.inputs[declared.name].dims.extend(next(sizes) if dim < 0 else dim for dim in declared.dims)
+        sizes = iter(free_dims.get(declared.name, ()))
+        warm_up.inputs[declared.name].dims.extend(next(sizes, 1) if dim < 0 else dim for dim in declared.dims)
         warm_up.inputs[declared.name].zero_data = True
     return warm_up
