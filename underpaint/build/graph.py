@@ -31,11 +31,13 @@ class Graph(nn.Module):
     Attributes:
         outputs: names of what forward returns, in order.
         free: for each input or output whose size follows the image's, its (height, width) axes.
+        patch_size: what the inputs' heights and widths have to be multiples of.
         dtype: of the weights.
     """
 
     outputs: ClassVar[tuple[str, ...]]
     free: ClassVar[Mapping[str, tuple[int, int]]] = {}
+    patch_size: int = 1
 
     def __init__(self, weights: nn.Module) -> None:
         super().__init__()

@@ -49,9 +49,10 @@ class GraphEditor:
         return numpy_helper.to_array(proto)
 
     def weight_shape(self, tensor: str) -> tuple[int, ...] | None:
-        """The shape of a weight, which is a reference into the safetensors file and a Cast; None for anything else."""
-        stored = self._tensors.get(self.up(tensor, "Cast") or "")
-        return None if stored is None else tuple(stored.dims)
+        """The shape of a weight, which is a reference into the safetensors file, maybe cast; None for anything else."""
+        stored = self._tensors.get(self.up(tensor, "Cast") or tensor)
+        is_weight = stored is not None and stored.data_location == TensorProto.EXTERNAL
+        return tuple(stored.dims) if stored is not None and is_weight else None
 
     def stored_shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a tensor that the graph holds or refers to."""

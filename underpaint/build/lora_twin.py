@@ -31,7 +31,8 @@ NARROW_FILE, WIDE_FILE = "lora.onnx", "locon.onnx"
 BANK, SCALES = "lora_bank", "lora_scales"
 _ROWS, _BY_COLUMN, _BY_ROW = "lora_rows", "lora_by_column", "lora_by_row"
 _END = 2**31 - 1  # of an axis, for a slice
-_PREFIX, _STORED = "weights.", ".weight_float16"
+_PREFIX = "weights."
+_STORED = (".weight_float16", ".weight")  # cast to what the graph computes in, or as it is
 # What scripts that train LoRAs leave alone: the ends of a UNet, and what its time goes through first.
 _LEFT_ALONE = ("conv_in", "conv_out", "time_embedding.", "add_embedding.")
 
@@ -116,7 +117,7 @@ def _places(graph: GraphEditor) -> list[_Place]:
 def _weight_of(graph: GraphEditor, node: NodeProto) -> str | None:
     """The name of the stored tensor that a node multiplies by; None where it is none."""
     weight = node.input[1] if node.op_type != "MatMul" else graph.up(node.input[1], "Transpose")
-    stored = graph.up(weight or "", "Cast")
+    stored = graph.up(weight or "", "Cast") or weight
     return stored if stored and stored.startswith(_PREFIX) and stored.endswith(_STORED) else None
 
 
@@ -126,7 +127,7 @@ def _adaptable(stored: str) -> bool:
 
 def _layer(graph: GraphEditor, stored: str) -> Layer:
     outputs, inputs, *window = graph.stored_shape(stored)
-    name = stored.removeprefix(_PREFIX).removesuffix(_STORED).removeprefix("text_model.")
+    name = stored.removeprefix(_PREFIX).rpartition(".")[0].removeprefix("text_model.")
     return Layer(name, inputs, outputs, window[0] if window else 1)
 
 

@@ -1,8 +1,8 @@
 """torch to ONNX, with the weights left where they are: in the safetensors file beside the graph.
 
-Every initializer becomes external data (ONNX's own mechanism) at the tensor's place in the safetensors file,
-float16, followed by a Cast to float32. onnxruntime folds the casts when it loads, so it computes in float32
-with exactly the weights that diffusers or transformers read from the same folder.
+Every initializer becomes external data (ONNX's own mechanism) at the tensor's place in the safetensors file. Where
+the file is float16 and the graph computes in float32, as in the tiny family, a Cast follows, which onnxruntime folds
+when it loads: so it computes with exactly the weights that diffusers or transformers read from the same folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import math
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,21 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript import ir
+from safetensors.torch import save_file
 from torch import nn
 
 from underpaint.build.graph_fusions import fuse
 
 OPSET = 20
 WEIGHTS_PREFIX = "weights."  # the graph modules hold their model under this name
+# safetensors' names of types, ONNX's, and those that weights of them are called by where they are cast.
+_TYPES = {
+    "F32": (TensorProto.FLOAT, "float32"),
+    "F16": (TensorProto.FLOAT16, "float16"),
+    "BF16": (TensorProto.BFLOAT16, "bfloat16"),
+    "I64": (TensorProto.INT64, "int64"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,14 @@ class StoredTensor:
     offset: int
     length: int
 
+    @property
+    def onnx_type(self) -> int:
+        return _TYPES[self.dtype][0]
+
+    @property
+    def type_name(self) -> str:
+        return _TYPES[self.dtype][1]
+
 
 def write_graph(
     folder: Path,
@@ -50,48 +67,75 @@ def write_graph(
     file_name: str = "model.onnx",
     axes: Mapping[str, Mapping[int, str]] | None = None,
 ) -> None:
-    """Write a graph whose weights are those of the safetensors file in `folder`.
+    """Write a graph of one output whose weights are those of the safetensors file in `folder`.
 
     `twins` may write variations of the graph beside it (see `lora_twin`); it gets the graph before its fusions.
     `axes`: the open axes of an input, by name, where it has others than the batch alone.
     """
-    model = trace(module, inputs, output, axes or {})
-    weights = next(folder.glob("*.safetensors"))
-    model = point_into(model, weights)
-    settle_reshapes(model)
-    _remove_traces(model)
-    if twins is not None:
-        twins(folder, model)
-    fuse(model)
-    path = folder / file_name
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(path)  # by path, since it follows the references
+    program = trace(module, inputs, [output], axes or {})
+    finish(folder, program, [output], next(folder.glob("*.safetensors")), twins, file_name)
 
 
 def trace(
-    module: nn.Module, inputs: dict[str, torch.Tensor], output: str, axes: Mapping[str, Mapping[int, str]]
-) -> onnx.ModelProto:
-    """The graph with named inputs and output and a free batch axis, weights inside."""
+    module: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+    multiple: int = 1,
+) -> ir.Model:
+    """The graph with named inputs and outputs and open axes: the batch, or those that `axes` names.
+
+    Axes called height and width are open to multiples of `multiple` only.
+    """
     named = {name: axes.get(name, {0: "batch"}) for name in inputs}
     open_axes = {axis for each in named.values() for axis in each.values()}
     dims = {axis: torch.export.Dim(axis, min=1, max=1024) for axis in sorted(open_axes)}
+    dims |= {side: multiple * dims[side] for side in ("height", "width") if side in dims and multiple > 1}
     with _quiet():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
             input_names=list(inputs),
-            output_names=[f"final_{output}"],
+            output_names=[f"final_{output}" for output in outputs],
             dynamic_shapes=tuple({place: dims[axis] for place, axis in each.items()} for each in named.values()),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,
             verbose=False,
         )
-    model: onnx.ModelProto = program.model_proto
-    # The exporter names values after their operators, without a look at the output's name: `embedding` is both.
-    _rename(model.graph, output, f"inner_{output}")
-    _rename(model.graph, f"final_{output}", output)
-    return model
+    return program.model
+
+
+def store_weights(program: ir.Model, module: nn.Module, path: Path) -> None:
+    """Write what a traced graph uses of its module's weights, each tensor once, as a safetensors file."""
+    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    used = {name: tensors[name] for name in program.graph.initializers if name in tensors}
+    save_file({name.removeprefix(WEIGHTS_PREFIX): t.detach().contiguous() for name, t in used.items()}, path)
+
+
+def finish(
+    folder: Path,
+    program: ir.Model,
+    outputs: Sequence[str],
+    weights: Path,
+    twins: Callable[[Path, onnx.ModelProto], None] | None = None,
+    file_name: str = "model.onnx",
+    fused: bool = True,
+) -> None:
+    """Point a traced graph into the safetensors file beside it, simplify it, and write it.
+
+    `fused`: with onnxruntime's own operators, which no other runtime knows.
+    """
+    model = point_into(program, outputs, weights)
+    settle_reshapes(model)
+    _remove_traces(model)
+    if twins is not None:
+        twins(folder, model)
+    if fused:
+        fuse(model)
+    path = folder / file_name
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path)  # by path, since it follows the references
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -121,14 +165,24 @@ def stored_tensors(weights: Path) -> dict[str, StoredTensor]:
     }
 
 
-def point_into(model: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
-    """The graph with every initializer that the safetensors file holds as a reference and a Cast.
+def point_into(program: ir.Model, outputs: Sequence[str], weights: Path) -> onnx.ModelProto:
+    """The graph with every initializer that the safetensors file holds as a reference, and a Cast where the graph
+    computes in another type.
 
-    While the rest is simplified the weights stand as graph inputs, so that none of them can be folded into
-    a transposed or reshaped copy.
+    While the rest is simplified the weights stand as graph inputs, so that none of them can be folded into a transposed
+    or reshaped copy; and so that none is ever copied into the graph, which must not exceed 2 GB.
     """
     stored = stored_tensors(weights)
-    references = _cut_out_weights(model.graph, stored, weights.name)
+    for name in [name for name in program.graph.initializers if name.removeprefix(WEIGHTS_PREFIX) in stored]:
+        value = program.graph.initializers.pop(name)
+        value.const_value = None
+        program.graph.inputs.append(value)
+    model = ir.to_proto(program)
+    for output in outputs:
+        # The exporter names values after their operators, without a look at the output's name: `embedding` is both.
+        _rename(model.graph, output, f"inner_{output}")
+        _rename(model.graph, f"final_{output}", output)
+    references = _refer(model.graph, stored, weights.name)
     with _quiet():
         simplified = onnxscript.optimizer.optimize(model)
     used = {name for node in simplified.graph.node for name in node.input}
@@ -139,30 +193,31 @@ def point_into(model: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
     return simplified
 
 
-def _cut_out_weights(graph: onnx.GraphProto, stored: dict[str, StoredTensor], location: str) -> dict[str, TensorProto]:
-    """Turn stored initializers into float16 graph inputs and casts; return the references to put in place."""
-    references, casts, kept = {}, [], []
-    for initializer in graph.initializer:
-        name = initializer.name
-        tensor = stored.get(name.removeprefix(WEIGHTS_PREFIX))
+def _refer(graph: onnx.GraphProto, stored: dict[str, StoredTensor], location: str) -> dict[str, TensorProto]:
+    """The references for the weights that stand as graph inputs; where the file's type is another than the graph's, the
+    input gets the file's, and a Cast behind it."""
+    references, casts = {}, []
+    for value in graph.input:
+        tensor = stored.get(value.name.removeprefix(WEIGHTS_PREFIX))
         if tensor is None:
-            kept.append(initializer)
             continue
-        if tensor.dtype != "F16" or tensor.shape != tuple(initializer.dims):
-            raise ValueError(f"{name} is {list(initializer.dims)} in the graph but {tensor} in {location}")
-        half = f"{name}_float16"
-        references[half] = _external(half, tensor, location)
-        casts.append(helper.make_node("Cast", [half], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
-        graph.input.append(helper.make_tensor_value_info(half, TensorProto.FLOAT16, tensor.shape))
+        name, tensor_type = value.name, value.type.tensor_type
+        dims = tuple(dim.dim_value for dim in tensor_type.shape.dim)
+        if tensor.shape != dims:
+            raise ValueError(f"{name} is {list(dims)} in the graph but {tensor} in {location}")
+        if tensor.onnx_type != tensor_type.elem_type:
+            value.name = f"{name}_{tensor.type_name}"
+            casts.append(helper.make_node("Cast", [value.name], [name], name=f"{name}_cast", to=tensor_type.elem_type))
+            tensor_type.elem_type = tensor.onnx_type
+        references[value.name] = _external(value.name, tensor, location)
     nodes = [*casts, *graph.node]
-    del graph.node[:], graph.initializer[:]
+    del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(kept)
     return references
 
 
 def _external(name: str, tensor: StoredTensor, location: str) -> TensorProto:
-    proto = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=tensor.shape)
+    proto = TensorProto(name=name, data_type=tensor.onnx_type, dims=tensor.shape)
     proto.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.length)):
         proto.external_data.add(key=key, value=str(value))
@@ -190,7 +245,7 @@ def settle_reshapes(model: onnx.ModelProto) -> None:
 
 def _same_batch(before: list[int | None] | None, after: list[int | None]) -> bool:
     """Whether the open first dimension of a reshaped tensor is that of the tensor before."""
-    if before is None or None in before[1:] or None in after[1:] or (before[0], after[0]) != (None, None):
+    if not before or not after or None in before[1:] or None in after[1:] or (before[0], after[0]) != (None, None):
         return False
     return math.prod(before[1:]) == math.prod(after[1:])  # type: ignore[arg-type]
 

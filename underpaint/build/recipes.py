@@ -6,7 +6,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _NAME_ALLOWED = "lower-case letters, digits, . and - (an underscore separates a model's part from its name)"
 _FRONT_DOOR = "generate"
 KINDS = ("auto", "cpu", "gpu")  # auto: a GPU where the server has one
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class VariantRecipe:
     one that has not come after ``lora_timeout_s`` never will.
     ``tokenizer``: the family whose tokenizer reads its prompts, if not its own. ``text_batch`` and ``vae_batch`` are
     the batch limits of text encoder and autoencoder. ``kind``: where its graphs run, one of `KINDS`.
+
+    What it is built from, for variants that are not trained here: ``repo_id`` on the hub at ``revision`` (a commit), a
+    checkpoint of diffusers' ``pipeline`` class; where another repository has the denoising network's weights, the
+    ``network_file`` of ``network_repo_id`` at ``network_revision``. ``precision`` of the network and the text encoders
+    and ``vae_precision`` are one of `PRECISIONS`. ``max_sequence_length``: how many tokens the encoder of long prompts
+    reads, where the pipeline leaves it open. ``scheduler``: what to change of the checkpoint's scheduler_config.json.
     """
 
     name: str
@@ -52,6 +59,16 @@ class VariantRecipe:
     text_batch: int = 32
     vae_batch: int = 8
     kind: str = "auto"
+    repo_id: str = ""
+    revision: str = ""
+    pipeline: str = ""
+    network_repo_id: str = ""
+    network_revision: str = ""
+    network_file: str = ""
+    precision: str = "float32"
+    vae_precision: str = "float32"
+    max_sequence_length: int = 0
+    scheduler: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._hold("name", bool(_NAME.fullmatch(self.name)) and self.name != _FRONT_DOOR, _NAME_ALLOWED)
@@ -69,6 +86,16 @@ class VariantRecipe:
         self._hold("text_batch", self.text_batch >= 1, "1 or more")
         self._hold("vae_batch", self.vae_batch >= 1, "1 or more")
         self._hold("kind", self.kind in KINDS, ", ".join(KINDS))
+        for each in ("precision", "vae_precision"):
+            self._hold(each, getattr(self, each) in PRECISIONS, ", ".join(PRECISIONS))
+        self._hold("max_sequence_length", self.max_sequence_length >= 0, "0 or more")
+        self._hold(
+            "revision", bool(self.revision) == bool(self.repo_id), "a commit of the hub repository, which pins it"
+        )
+        network = (self.network_repo_id, self.network_revision, self.network_file)
+        self._hold(
+            "network_file", all(network) or not any(network), "given with its repo_id and revision, or none of it"
+        )
         self._hold("lora_memory_mb", 0 < self.lora_memory_mb < math.inf, "a finite number of MiB above 0")
         self._hold("lora_timeout_s", 0 < self.lora_timeout_s < math.inf, "a finite number of seconds above 0")
         self._hold("unet_timeout_s", 0 < self.unet_timeout_s < math.inf, "a finite number of seconds above 0")
@@ -151,7 +178,8 @@ def _build(kind: type[Recipe], raw: Mapping[str, Any], path: Path) -> Recipe:
         if name not in known:
             raise InvalidArgument.of(f"{where}: key", name, ", ".join(sorted(known)))
         _check_type(f"{where}: {name}", str(known[name].type), value)
-    missing = sorted(f.name for f in known.values() if f.default is MISSING and f.name not in raw)
+    needed = (f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING)
+    missing = sorted(name for name in needed if name not in raw)
     if missing:
         raise InvalidArgument(f"{where}: {', '.join(missing)} missing")
     try:

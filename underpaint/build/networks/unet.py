@@ -26,6 +26,7 @@ class UNetGraph(Graph):
     def __init__(self, weights: nn.Module, vae_scale_factor: int) -> None:
         super().__init__(weights)
         self.vae_scale_factor = vae_scale_factor
+        self.patch_size = 2 ** (len(weights.config.block_out_channels) - 1)
 
     @property
     def is_told_sizes(self) -> bool:

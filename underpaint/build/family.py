@@ -1,0 +1,226 @@
+"""``underpaint build``: from checkpoints to a model repository that a tritonserver loads.
+
+Everything is made in a folder beside the repository and moved there when all of it is whole, model by model, each by
+one rename. What an interrupted build has finished is recognised by a hash of what it was made from, and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from onnx import ModelProto
+
+from underpaint import __version__
+from underpaint.build.autoencoders import DecoderGraph, EncoderGraph
+from underpaint.build.checkpoint import Checkpoint
+from underpaint.build.export import Sizes, export
+from underpaint.build.graph import Graph
+from underpaint.build.lora_twin import write_twins
+from underpaint.build.networks import network_class
+from underpaint.build.plan import Component, Plan, pixels_of_a_latent
+from underpaint.build.recipes import VariantRecipe
+from underpaint.build.repository import render, write
+from underpaint.build.shapes import VERSION
+from underpaint.build.signatures import Signature
+from underpaint.build.text import text_graph
+from underpaint.build.tokenization import write_tokenizers
+from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.triton.tokenization import Wording
+
+MAX_LORA_RANK = 128
+_RECEIPT = "build.json"  # beside a component's graph: what it was made from, and how well
+_OF_A_FAMILY = "generate/1/deployment.json"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was made: ``key`` is a hash of what from, ``parity`` the largest difference to torch."""
+
+    key: str
+    parity: float
+    seconds: float
+
+    @classmethod
+    def read(cls, folder: Path) -> Receipt | None:
+        path = folder / _RECEIPT
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+    def write(self, folder: Path) -> None:
+        (folder / _RECEIPT).write_text(json.dumps(self.__dict__, indent=1) + "\n")
+
+
+def build(plan: Plan, repository: Path, fused: bool, tell: Callable[[str], None]) -> None:
+    """Make everything that is planned, and put it into ``repository``.
+
+    Args:
+        fused: graphs with onnxruntime's own operators.
+        tell: takes a line about each thing that is done.
+
+    Raises:
+        InvalidArgument: the repository is another family's, or a checkpoint is broken.
+        Unavailable: there is not enough space for it.
+    """
+    _check_family(plan, repository)
+    stage = repository.with_name(f"{repository.name}.building")
+    _check_space(plan, stage)
+    stage.mkdir(parents=True, exist_ok=True)
+    for number, component in enumerate(plan.components, start=1):
+        tell(f"[{number}/{len(plan.components)}] {_made(plan, component, repository, stage, fused)}")
+    for variant in plan.recipe.variants:
+        _write_rest(plan, variant, stage)
+    write(render(plan.recipe, stage), stage)
+    _publish(stage, repository)
+    tell(f"{repository}: family {plan.recipe.name}, {', '.join(v.name for v in plan.recipe.variants)}")
+
+
+def _check_family(plan: Plan, repository: Path) -> None:
+    """One repository, one family: front doors know only one."""
+    deployment = repository / _OF_A_FAMILY
+    present = json.loads(deployment.read_text())["family"] if deployment.is_file() else plan.recipe.name
+    if present != plan.recipe.name:
+        given = f"{repository}, which holds the family {present}"
+        raise InvalidArgument.of("--repository", given, f"a new folder, or one that holds {plan.recipe.name}")
+
+
+def _check_space(plan: Plan, stage: Path) -> None:
+    place = next(each for each in (stage, *stage.absolute().parents) if each.exists())
+    free = shutil.disk_usage(place).free
+    done = sum(path.stat().st_size for path in stage.rglob("*.safetensors")) if stage.exists() else 0
+    if free + done < plan.disk_bytes:
+        raise Unavailable(
+            f"{place} has {free / 2**30:.1f} GiB left, the build needs {(plan.disk_bytes - done) / 2**30:.1f} GiB"
+        )
+
+
+# Components -----------------------------------------------------------------------------------------------------
+
+
+def _made(plan: Plan, component: Component, repository: Path, stage: Path, fused: bool) -> str:
+    """Make one of the components, unless it is there, from before or from the last build; returns how that went."""
+    checkpoint = plan.checkpoints[component.variant.name]
+    key = _key(component, checkpoint, fused)
+    folder = stage / component.name / str(VERSION)
+    earlier = Receipt.read(folder)
+    if earlier is not None and earlier.key == key:
+        return f"{component.name}: was finished, parity {earlier.parity:.1e}"
+    published = repository / component.name / str(VERSION)
+    present = Receipt.read(published)
+    if present is not None and present.key == key:
+        shutil.copytree(published, folder, dirs_exist_ok=True, copy_function=_link)
+        return f"{component.name}: unchanged, parity {present.parity:.1e}"
+    shutil.rmtree(stage / component.name, ignore_errors=True)
+    started, partial_folder = time.monotonic(), stage / f".{component.name}"
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    parity = _export(component, checkpoint, plan, stage, partial_folder / str(VERSION), fused)
+    receipt = Receipt(key, parity, round(time.monotonic() - started, 1))
+    receipt.write(partial_folder / str(VERSION))
+    partial_folder.rename(stage / component.name)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (
+        f"{component.name}: {receipt.seconds:.0f} s, parity {parity:.1e}, {size / 2**20:.1f} MiB; "
+        f"memory so far at most {peak:.1f} GiB"
+    )
+
+
+def _link(source: str, target: str) -> None:
+    """Weights need not exist twice while a build replaces another."""
+    Path(target).unlink(missing_ok=True)
+    Path(target).hardlink_to(source)
+
+
+def _key(component: Component, checkpoint: Checkpoint, fused: bool) -> str:
+    """A hash of all that a component is made from."""
+    variant = component.variant
+    facts = {
+        "underpaint": __version__,
+        "torch": torch.__version__,
+        "parts": {part: checkpoint.digest(part) for part in component.parts},
+        "index": dict(checkpoint.index),
+        "vae": checkpoint.config("vae"),
+        "dtype": str(component.dtype),
+        "sizes": [list(size) for size in variant.sizes] if len(variant.sizes) == 1 else "open",
+        "max_sequence_length": variant.max_sequence_length,
+        "twins": list(component.twins),
+        "fused": fused,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _export(component: Component, checkpoint: Checkpoint, plan: Plan, stage: Path, folder: Path, fused: bool) -> float:
+    torch.manual_seed(0)
+    graph = _graph(component, checkpoint)
+    twins = partial(_write_twins, component) if component.twins else None
+    tokens = _tokens(component.variant, stage) if component.role == "unet" else 0
+    sizes = Sizes(component.variant.sizes, pixels_of_a_latent(checkpoint))
+    parity = export(graph, folder, sizes, tokens, twins, fused)
+    for number, part in enumerate(component.parts):
+        name = "config.json" if number == 0 else f"config_{number + 1}.json"
+        shutil.copyfile(checkpoint.folder / part / "config.json", folder / name)
+    return parity
+
+
+def _graph(component: Component, checkpoint: Checkpoint) -> Graph:
+    models = {part: checkpoint.load(part, component.dtype) for part in component.parts}
+    if component.role == "text_encoder":
+        return text_graph(checkpoint.pipeline, models, **_text_options(component.variant, checkpoint))
+    (model,) = models.values()
+    if component.role == "unet":
+        return network_class(type(model).__name__)(model, pixels_of_a_latent(checkpoint))  # type: ignore[call-arg]
+    return EncoderGraph(model) if component.role == "vae_encoder" else DecoderGraph(model)
+
+
+def _text_options(variant: VariantRecipe, checkpoint: Checkpoint) -> dict[str, object]:
+    """What the pipeline and the recipe leave to a text encoder's graph."""
+    options: dict[str, object] = {}
+    if "force_zeros_for_empty_prompt" in checkpoint.index:
+        options["force_zeros_for_empty_prompt"] = checkpoint.index["force_zeros_for_empty_prompt"]
+    if variant.max_sequence_length:
+        options["max_sequence_length"] = variant.max_sequence_length
+    return options
+
+
+def _tokens(variant: VariantRecipe, stage: Path) -> int:
+    """How many tokens the text encoder, which is made first, gives the network."""
+    graph = stage / f"{variant.name}_text_encoder" / str(VERSION) / "model.onnx"
+    return Signature.read(graph).outputs["last_hidden_state"].row[0]
+
+
+def _write_twins(component: Component, folder: Path, traced: ModelProto) -> None:
+    write_twins(folder, traced, component.variant.name, MAX_LORA_RANK)
+
+
+# The rest -------------------------------------------------------------------------------------------------------
+
+
+def _write_rest(plan: Plan, variant: VariantRecipe, stage: Path) -> None:
+    """What has no weights: scheduler and tokenizers."""
+    checkpoint = plan.checkpoints[variant.name]
+    denoiser = stage / f"{variant.name}_denoiser" / str(VERSION)
+    denoiser.mkdir(parents=True, exist_ok=True)
+    config = {**checkpoint.scheduler_config(), **variant.scheduler}
+    (denoiser / "scheduler_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    graph = stage / f"{variant.name}_text_encoder" / str(VERSION) / "model.onnx"
+    inputs = Signature.read(graph).inputs.values()
+    folder = stage / f"{variant.tokenizer or plan.recipe.name}_tokenizer" / str(VERSION)
+    write_tokenizers(folder, checkpoint.tokenizers, [spec.row[0] for spec in inputs], Wording())
+
+
+def _publish(stage: Path, repository: Path) -> None:
+    """Move every model into place; one that is there already makes room first."""
+    repository.mkdir(parents=True, exist_ok=True)
+    for model in sorted(path for path in stage.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        target, old = repository / model.name, stage / f".old-{model.name}"
+        if target.exists():
+            target.rename(old)
+        model.rename(target)
+    shutil.rmtree(stage)
