@@ -287,4 +287,5 @@ def _canvas(parameters: Mapping[str, str]) -> Canvas:
         vae_scale_factor=int(parameters["vae_scale_factor"]),
         sizes=tuple((int(width), int(height)) for width, height in sizes),
         guidance_embeds=parameters.get("guidance_embeds") == "true",
+        patch_size=int(parameters.get("patch_size", 1)),
     )
