@@ -18,7 +18,6 @@ from underpaint.requests import GenerateRequest
 
 FILE_NAME = "deployment.json"
 _REPOSITORY = "model_repository"
-TOKEN_MARKERS = 2  # begin and end of text, in every tokenized prompt
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Variant:
     """One servable diffusion model, with its defaults and limits.
 
     ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
-    its two markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
+    its markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
     ``loras``: whether it takes any; ``refine_steps``: see ``refinement_steps``, 0 for no others than it has.
     """
 

@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 
-from tests.build.graph_faces import FLOAT, INT32, UINT8, Faces, write_faces
+from tests.build.graph_faces import FLOAT, INT32, UINT8, Faces, words_of, write_faces
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe, load_recipe
 from underpaint.build.repository import FAMILIES, PIPELINES, render, write
 from underpaint.deployment import FILE_NAME, Deployment, Sampling
@@ -47,6 +47,8 @@ OTHER = FamilyRecipe(
     ),
 )
 FILES = {
+    "other_tokenizer/1/tokenizer.json": words_of(77),
+    "quick_unet/1/config.json": {"in_channels": 16},
     "quick_vae_decoder/1/config.json": {"decoder_block_out_channels": [8, 16, 32, 64]},
     "quick_denoiser/1/scheduler_config.json": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
 }
@@ -415,7 +417,7 @@ def test_the_deployment_says_what_the_recipe_and_the_components_say(
     assert (quick.guidance_scale, quick.max_guidance_scale) == (1.0, 8.0)
     assert quick.sizes == ((64, 32), (32, 64))
     assert quick.schedulers[0] == "flow_match_euler"
-    assert quick.prompt_tokens == 75
+    assert quick.prompt_tokens == 77
     assert (quick.weights, deployment.embedder) == ("", "")
 
 

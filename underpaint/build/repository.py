@@ -14,11 +14,12 @@ from underpaint.build.pipelines import pipeline
 from underpaint.build.recipes import FamilyRecipe
 from underpaint.build.shapes import VERSION, Shapes, config_json, read_json
 from underpaint.build.variant_models import variant_models
-from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Scorer, Variant
+from underpaint.deployment import FILE_NAME, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument
 from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
+from underpaint.triton.tokenization import PromptTokenizer
 from underpaint.triton.versions import Versioned
 
 
@@ -225,7 +226,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             max_guidance_scale=v.max_guidance_scale,
             sizes=v.sizes,
             schedulers=scheduler_names(read_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
-            prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
+            prompt_tokens=_prompt_tokens(repository, v.tokenizer or recipe.name),
             loras=v.loras,
             weights=weights_of(repository, v.name),
         )
@@ -241,6 +242,10 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
         router=_what_foresees(repository, "router") if recipe.routing else None,
         discriminator=_what_foresees(repository, "discriminator") if recipe.routing else None,
     )
+
+
+def _prompt_tokens(repository: Path, family: str) -> int:
+    return PromptTokenizer.load(repository / f"{family}_tokenizer" / str(VERSION)).prompt_tokens
 
 
 def _what_foresees(repository: Path, name: str) -> Scorer:

@@ -182,6 +182,8 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
     }
     if shapes.guidance_embeds:
         parameters["guidance_embeds"] = "true"
+    if shapes.patch_size > 1:
+        parameters["patch_size"] = shapes.patch_size
     if variant.loras:
         parameters |= {
             "lora_twins": ",".join(twin for twin in twins if twin.startswith(unet)),
