@@ -32,6 +32,8 @@ RECIPE = load_recipe(FAMILIES / "tiny.toml")
 EMBEDDERS = ("embed_text", "embed_image")
 SCORERS = ("router", "discriminator")
 TWINS = ("_unet_lora", "_unet_locon", "_text_encoder_lora")
+HALVES = ("_unet_encoder", "_unet_decoder", "_unet_encoder_locon", "_unet_decoder_locon")
+CONTROLNETS = tuple(path.name for path in COMMITTED.glob("controlnet_*"))
 
 NUMPY_TYPES = {"STRING": "object", "FP32": "float32", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
 Signature = tuple[int, tuple[int, ...]]  # data type, dims
@@ -119,6 +121,8 @@ def test_every_model_of_the_design_is_there(configs: Mapping[str, ModelConfig]) 
     parts = ["_text_encoder", "_unet", "_denoiser", "_vae_encoder", "_vae_decoder", "", "_refine", "_resume"]
     expected = {variant.name + part for variant in RECIPE.variants for part in parts}
     expected |= {variant.name + twin for variant in RECIPE.variants if variant.loras for twin in TWINS}
+    expected |= {variant.name + half for variant in RECIPE.variants if variant.controlnets for half in HALVES}
+    expected |= {"model_control", *CONTROLNETS}
     shared = {"tiny_tokenizer", "tiny_embed_prompt", "generate", "generate_stream", "cache", *EMBEDDERS, *SCORERS}
     assert set(configs) == expected | shared
 
@@ -153,6 +157,7 @@ def test_every_python_model_has_its_adapter(rendered: Mapping[Path, str], config
         "generate": "generate_model",
         "generate_stream": "generate_stream_model",
         "cache": "cache_model",
+        "model_control": "model_control_model",
         "tiny_tokenizer": "tokenizer_model",
         **{f"{variant.name}_denoiser": "denoiser_model" for variant in RECIPE.variants},
     }
@@ -161,7 +166,8 @@ def test_every_python_model_has_its_adapter(rendered: Mapping[Path, str], config
 def test_warm_up_makes_every_input_of_a_fixed_size(configs: Mapping[str, ModelConfig]) -> None:
     onnx = {name: config for name, config in configs.items() if config.backend == "onnxruntime"}
     twins = len(TWINS) * sum(variant.loras for variant in RECIPE.variants)
-    assert len(onnx) == 4 * len(RECIPE.variants) + twins + len(EMBEDDERS) + len(SCORERS)
+    halves = len(HALVES) * sum(variant.controlnets for variant in RECIPE.variants) + len(CONTROLNETS)
+    assert len(onnx) == 4 * len(RECIPE.variants) + twins + halves + len(EMBEDDERS) + len(SCORERS)
     for folder, config in onnx.items():
         check_warm_up(folder, config)
 
@@ -400,7 +406,8 @@ def test_the_front_doors_take_every_field_of_a_request(configs: Mapping[str, Mod
     assert list(declared) == ["op", *(f.name for f in input_fields())]
     for field in input_fields():
         assert DataType.Name(declared[field.name].data_type) == f"TYPE_{field.metadata['dtype']}"
-    assert all(t.optional and t.dims == [1] for t in declared.values())
+        assert declared[field.name].dims == field.metadata.get("dims", [1])
+    assert all(t.optional for t in declared.values())
     assert {"image", "png", "outcome"} <= {t.name for t in configs[door].output}
     assert configs[door].model_transaction_policy.decoupled == (door == "generate_stream")
 
