@@ -6,6 +6,7 @@ import math
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,16 +15,15 @@ from underpaint.errors import InvalidArgument
 from underpaint.requests import (
     CACHE_MODES,
     MAX_DEADLINE_MS,
-    MAX_LORAS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
-    ON_MISSING_LORA,
     OUTPUT_FORMATS,
     SERVICE_CLASSES,
     GenerateRequest,
     input_fields,
     python_type,
 )
+from underpaint.wishes import MAX_LORAS, ON_MISSING_LORA, ControlNetWish, parse_controlnets
 
 NAMES = [f.name for f in fields(GenerateRequest)]
 INTEGERS = ["num_inference_steps", "seed", "width", "height", "deadline_ms", "slo_ms"]
@@ -40,7 +40,9 @@ TEXTS = [
     "service_class",
     "lora",
     "on_missing_lora",
+    "controlnet",
 ]
+FLAGS = ("previews", "controlnet_stale", "guidance_split")
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PROMPT = TEXT.filter(lambda text: text.strip())
@@ -65,7 +67,7 @@ IN_RANGE: dict[str, st.SearchStrategy[Any]] = {
     "service_class": st.sampled_from(SERVICE_CLASSES),
     "cache": st.sampled_from(CACHE_MODES),
     "tenant": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
-    "previews": st.booleans(),
+    **dict.fromkeys(FLAGS, st.booleans()),
     "lora": st.sampled_from(["night", "night:0.8", "night:-2, palette_2.v1:0", "a:1e-3,b,c"]),
     "on_missing_lora": st.sampled_from(ON_MISSING_LORA),
 }
@@ -94,6 +96,9 @@ OUT_OF_RANGE: dict[str, st.SearchStrategy[Any]] = {
             ",".join(f"l{i}" for i in range(MAX_LORAS + 1)),
         ]
     ),
+    "controlnet": st.sampled_from(
+        ["../layout", "layout:", "layout:nan", "layout:11", "a,a", "a:1:0.5", "a:1:1:0", "a:1:0:2"]
+    ),
     "on_missing_lora": TEXT.filter(lambda text: text not in ON_MISSING_LORA),
     "cache": TEXT.filter(lambda text: text not in CACHE_MODES),
     "tenant": st.sampled_from(["", " ", "a b", "a/b", "../a", ".a", "größe", "a\n", "a:b", "x" * 65]),
@@ -107,14 +112,16 @@ WRONG_TYPE: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(TEXTS, st.integers() | st.floats() | st.booleans() | st.lists(st.integers(), max_size=2)),
     **dict.fromkeys(INTEGERS, st.floats() | st.booleans() | TEXT | TEXT.map(str.encode)),
     "guidance_scale": st.booleans() | TEXT | st.lists(st.floats(), max_size=1),
-    "previews": st.integers() | TEXT,
+    **dict.fromkeys(FLAGS, st.integers() | TEXT),
+    "control_image": st.integers() | TEXT | st.booleans(),
 }
 
 
 def test_every_field_has_values_to_try() -> None:
-    assert set(IN_RANGE) == set(NAMES) == set(WRONG_TYPE)
-    unlimited = {"scheduler", "variant", "policy", "previews"}  # known to the deployment only, or with nothing to limit
-    assert set(OUT_OF_RANGE) == set(NAMES) - unlimited
+    together = {"controlnet", "control_image"}  # neither goes without the other
+    assert set(IN_RANGE) | together == set(NAMES) == set(WRONG_TYPE)
+    unlimited = {"scheduler", "variant", "policy", *FLAGS}  # known to the deployment only, or with nothing to limit
+    assert set(OUT_OF_RANGE) | {"control_image"} == set(NAMES) - unlimited
 
 
 @settings(max_examples=100, deadline=None)
@@ -138,7 +145,7 @@ def test_what_is_out_of_range_is_refused_by_name(case: tuple[str, Any]) -> None:
 @given(st.sampled_from(NAMES).flatmap(lambda name: st.tuples(st.just(name), WRONG_TYPE[name])))
 def test_a_wrong_type_is_refused_by_name(case: tuple[str, Any]) -> None:
     name, value = case
-    allowed = "(a string|an integer|a number|true or false)"
+    allowed = "(a string|an integer|a number|true or false|an array)"
     with pytest.raises(InvalidArgument, match=f"^{name}: got .*; allowed: {allowed}$"):
         GenerateRequest.parse({"prompt": "a circle", name: value})
 
@@ -191,7 +198,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_listed(name: str) -> None
 def test_only_the_prompt_is_needed() -> None:
     request = GenerateRequest.parse({"prompt": "a circle"})
     assert (request.prompt, request.negative_prompt, request.output_format) == ("a circle", "", "tensor")
-    made = {"prompt", "negative_prompt", "output_format", "cache", "tenant", "previews", "service_class"}
+    made = {"prompt", "negative_prompt", "output_format", "cache", "tenant", "service_class", *FLAGS}
     open_choices = set(NAMES) - made
     assert {name for name in NAMES if getattr(request, name) is None} == open_choices
 
@@ -225,12 +232,12 @@ def test_a_request_cannot_be_changed_under_way() -> None:
 
 
 def test_every_field_but_the_parameters_travels_as_a_tensor() -> None:
-    parameters = ("tenant", "previews", "request_id", "deadline_ms", "slo_ms", "service_class")
+    parameters = ("tenant", *FLAGS, "request_id", "deadline_ms", "slo_ms", "service_class")
     assert [f.name for f in input_fields()] == [name for name in NAMES if name not in parameters]
 
 
 def test_tensor_types_fit_python_types() -> None:
-    fitting = {str: {"STRING"}, int: {"INT64"}, float: {"FP32"}}
+    fitting = {str: {"STRING"}, int: {"INT64"}, float: {"FP32"}, np.ndarray: {"UINT8"}}
     for declared in input_fields():
         assert declared.metadata["dtype"] in fitting[python_type(declared)], declared.name
 
@@ -258,3 +265,36 @@ def test_loras_are_read_with_their_scales() -> None:
     request = GenerateRequest("a circle", lora="night:0.8, palette_2.v1")
     assert [(wish.name, wish.scale) for wish in request.loras] == [("night", 0.8), ("palette_2.v1", 1.0)]
     assert GenerateRequest("a circle").loras == ()
+
+
+def picture(count: int = 1) -> np.ndarray:
+    return np.zeros((count, 64, 64, 3), np.uint8)
+
+
+def test_controlnets_are_read_with_scale_and_span() -> None:
+    request = GenerateRequest("a circle", controlnet="layout:0.8:0:0.5, edges", control_image=picture(2))
+    assert request.controlnets == (ControlNetWish("layout", 0.8, 0.0, 0.5), ControlNetWish("edges"))
+    assert parse_controlnets(",".join(map(str, request.controlnets))) == request.controlnets
+
+
+def test_one_control_image_is_for_all_controlnets() -> None:
+    one = GenerateRequest("a circle", controlnet="layout,edges", control_image=picture())
+    assert [image.shape for image in one.control_images] == [(64, 64, 3)] * 2
+    assert GenerateRequest("a circle").control_images == ()
+
+
+@pytest.mark.parametrize(
+    ("controlnet", "image"),
+    [
+        ("layout", None),
+        (None, picture()),
+        ("layout", picture(2)),
+        ("a,b,c", picture(2)),
+        ("layout", picture()[0]),
+        ("layout", picture().astype(np.float32)),
+        ("layout", picture()[..., :1]),
+    ],
+)
+def test_a_control_image_that_does_not_fit_is_refused(controlnet: str | None, image: np.ndarray | None) -> None:
+    with pytest.raises(InvalidArgument, match=r"^control_image: got .*; allowed: "):
+        GenerateRequest("a circle", controlnet=controlnet, control_image=image)

@@ -18,7 +18,6 @@ from underpaint.requests import GenerateRequest
 
 FILE_NAME = "deployment.json"
 _REPOSITORY = "model_repository"
-TOKEN_MARKERS = 2  # begin and end of text, in every tokenized prompt
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,9 @@ class Variant:
     """One servable diffusion model, with its defaults and limits.
 
     ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
-    its two markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
-    ``loras``: whether it takes any; ``refine_steps``: see ``refinement_steps``, 0 for no others than it has.
+    its markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
+    ``loras``, ``controlnets``: whether it takes any; ``refine_steps``: see ``refinement_steps``, 0 for no others than
+    it has.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Variant:
     prompt_tokens: int
     weights: str = ""
     loras: bool = False
+    controlnets: bool = False
     refine_steps: int = 0
 
     @property
@@ -157,8 +158,19 @@ class Deployment:
             able = ", ".join(name for name, each in self.variants.items() if each.loras)
             allowed = f"none with {variant.name}" + (f"; LoRAs go with variant {able}" if able else "")
             raise InvalidArgument.of("lora", request.lora, allowed)
+        self._check_controls(request, variant, width, height)
         seed = draw_seed() if request.seed is None else request.seed
         return Sampling(steps, guidance, scheduler, width, height, seed)
+
+    def _check_controls(self, request: GenerateRequest, variant: Variant, width: int, height: int) -> None:
+        if request.controlnets and not variant.controlnets:
+            able = ", ".join(name for name, each in self.variants.items() if each.controlnets)
+            allowed = f"none with {variant.name}" + (f"; ControlNets go with variant {able}" if able else "")
+            raise InvalidArgument.of("controlnet", request.controlnet, allowed)
+        for image in request.control_images:
+            if image.shape[:2] != (height, width):
+                given = f"{image.shape[1]}x{image.shape[0]} pixels"
+                raise InvalidArgument.of("control_image", given, f"{width}x{height}, the size of the image")
 
 
 def file_name(version: int | str | None = None) -> str:

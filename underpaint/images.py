@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from underpaint.errors import InvalidArgument
 
 METADATA_KEY = "underpaint"
 
@@ -39,3 +42,25 @@ def read_metadata(png: bytes) -> dict[str, Any]:
         image.load()
         text: Mapping[str, str] = getattr(image, "text", {})
     return json.loads(text.get(METADATA_KEY, "{}"))
+
+
+def read_images(field: str, paths: Sequence[Path]) -> np.ndarray:
+    """Pictures of one size, uint8 [N, H, W, 3], from files that Pillow can read.
+
+    Raises:
+        InvalidArgument: names ``field`` where a file is no picture, or they differ in size.
+    """
+    pictures = [_read(field, path) for path in paths]
+    if len({picture.shape for picture in pictures}) > 1:
+        sizes = ", ".join(f"{picture.shape[1]}x{picture.shape[0]}" for picture in pictures)
+        raise InvalidArgument.of(field, sizes, "pictures of one size")
+    return np.stack(pictures)
+
+
+def _read(field: str, path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        allowed = f"a file that holds a picture ({error.strerror or 'Pillow cannot read it'})"
+        raise InvalidArgument.of(field, str(path), allowed) from None

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from underpaint.errors import InvalidArgument
+from underpaint.wishes import ON_MISSING_LORA, ControlNetWish, LoraWish, parse_controlnets, parse_loras
 
 MAX_PROMPT_CHARACTERS = 4096
 MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1000  # a day; much longer ones would not fit into int64 nanoseconds
-MAX_LORAS = 8  # of one request
-MAX_LORA_SCALE = 10.0
-# What happens when a LoRA cannot be had: the request fails, or the image is painted without it, and the reply says so.
-ON_MISSING_LORA = ("fail", "without")
 # From the first to give way to the last: best_effort leaves half of its time to others, premium is late, not refused.
 SERVICE_CLASSES = ("best_effort", "standard", "premium")
 OUTPUT_FORMATS = ("tensor", "png", "none")
@@ -39,17 +38,6 @@ def tensor(dtype: str, help: str, default: Any = None) -> Any:
 def parameter(help: str, default: Any = None) -> Any:
     """A field that travels as a Triton request parameter, because it must pass through ensembles unnoticed."""
     return field(default=default, metadata={"dtype": None, "help": help})
-
-
-@dataclass(frozen=True)
-class LoraWish:
-    """A LoRA by name, and how strongly it is wanted; 1 is as strongly as it was trained, 0 not at all."""
-
-    name: str
-    scale: float
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.scale:g}"
 
 
 # Integers travel as INT64: Triton would quietly wrap a larger number into an INT32 before anybody could refuse it.
@@ -72,9 +60,19 @@ class GenerateRequest:
     on_missing_lora: str | None = tensor(
         "STRING", f"what to do where one cannot be had: {', '.join(ON_MISSING_LORA)} (default: fail)"
     )
+    controlnet: str | None = tensor(
+        "STRING", "ControlNets, their scales and shares of the steps: NAME:SCALE:START:END,… or NAME (1, all of them)"
+    )
+    control_image: np.ndarray | None = field(  # uint8 [N, H, W, 3]
+        default=None,
+        compare=False,
+        metadata={"dtype": "UINT8", "dims": [-1, -1, -1, 3], "help": "what ControlNets are told: one for all, or each"},
+    )
     output_format: str = tensor("STRING", "tensor, png (base64) or none (only the report)", "tensor")
     # A parameter, so that a gateway can set it: Triton forwards headers as parameters (--http-header-forward-pattern).
     tenant: str = parameter("whose cache to use; nothing is shared between tenants", "default")
+    controlnet_stale: bool = parameter("add what ControlNets said a step before, without waiting for them", False)
+    guidance_split: bool = parameter("both halves of guidance at once, on two instances, however busy they are", False)
     previews: bool = parameter("whether generate_stream shows the image while it appears", True)
     request_id: str | None = parameter("a name of your own, by which the request can be cancelled")
     deadline_ms: int | None = parameter("give up when the image is not done this many milliseconds after arrival")
@@ -96,6 +94,7 @@ class GenerateRequest:
             raise InvalidArgument.of("service_class", self.service_class, ", ".join(SERVICE_CLASSES))
         _check_guidance(self.guidance_scale)
         parse_loras(self.lora or "")
+        _check_control_images(self.controlnets, self.control_image)
         if self.on_missing_lora not in (None, *ON_MISSING_LORA):
             raise InvalidArgument.of("on_missing_lora", self.on_missing_lora, ", ".join(ON_MISSING_LORA))
         if self.output_format not in OUTPUT_FORMATS:
@@ -120,6 +119,18 @@ class GenerateRequest:
         return parse_loras(self.lora or "")
 
     @property
+    def controlnets(self) -> tuple[ControlNetWish, ...]:
+        return parse_controlnets(self.controlnet or "")
+
+    @property
+    def control_images(self) -> tuple[np.ndarray, ...]:
+        """One for each ControlNet, uint8 [H, W, 3]."""
+        if self.control_image is None:
+            return ()
+        each = tuple(self.control_image)
+        return each if len(each) > 1 else each * len(self.controlnets)
+
+    @property
     def reproducible(self) -> bool:
         """Whether nothing but the request may decide what its image is."""
         return self.cache == "reproducible"
@@ -138,41 +149,6 @@ class GenerateRequest:
         return cls(**{name: _typed(by_name[name], value) for name, value in raw.items() if value is not None})
 
 
-def parse_loras(text: str) -> tuple[LoraWish, ...]:
-    """The LoRAs in ``NAME:SCALE,NAME,…``.
-
-    Raises:
-        InvalidArgument: it is not of that form, a scale is not finite or too large, a name comes twice, or there are
-            too many.
-    """
-    wishes = tuple(_lora(part.strip()) for part in text.split(",")) if text.strip() else ()
-    named = [wish.name for wish in wishes]
-    if len(wishes) > MAX_LORAS:
-        raise InvalidArgument.of("lora", f"{len(wishes)} LoRAs", f"at most {MAX_LORAS}")
-    if len(set(named)) < len(named):
-        raise InvalidArgument.of("lora", text, "each name once")
-    return wishes
-
-
-def check_lora_name(name: str) -> None:
-    """Raises InvalidArgument for what cannot name a LoRA; a name is the name of a file, and never a path."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) or ".." in name:
-        raise InvalidArgument.of("lora", name, "a name of 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit")
-
-
-def _lora(text: str) -> LoraWish:
-    name, colon, said = text.partition(":")
-    check_lora_name(name)
-    try:
-        scale = float(said) if colon else 1.0
-    except ValueError:
-        scale = math.nan
-    if not abs(scale) <= MAX_LORA_SCALE:
-        allowed = f"{name}:SCALE, with a scale from -{MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
-        raise InvalidArgument.of("lora", text, allowed)
-    return LoraWish(name, scale)
-
-
 def input_fields() -> list[Field[Any]]:
     """The fields that travel as input tensors, in order."""
     return [f for f in fields(GenerateRequest) if f.metadata["dtype"] is not None]
@@ -180,10 +156,11 @@ def input_fields() -> list[Field[Any]]:
 
 def python_type(declared: Field[Any]) -> type:
     """The plain type behind a field's annotation."""
-    return {"str": str, "int": int, "float": float, "bool": bool}[str(declared.type).removesuffix(" | None")]
+    plain = {"str": str, "int": int, "float": float, "bool": bool, "np.ndarray": np.ndarray}
+    return plain[str(declared.type).removesuffix(" | None")]
 
 
-_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", np.ndarray: "an array"}
 
 
 def _typed(declared: Field[Any], value: object) -> Any:
@@ -225,6 +202,19 @@ def _encodable(value: str) -> bool:
 def _check_range(name: str, value: int | None, low: int, high: int | None) -> None:
     if value is not None and (value < low or (high is not None and value > high)):
         raise InvalidArgument.of(name, value, f"{low} to {high}" if high is not None else f"{low} or more")
+
+
+def _check_control_images(wishes: Sequence[ControlNetWish], given: np.ndarray | None) -> None:
+    if not wishes:
+        if given is not None:
+            raise InvalidArgument.of("control_image", f"{given.dtype} {list(given.shape)}", "none without controlnet")
+        return
+    counts = "1" if len(wishes) == 1 else f"1 or {len(wishes)}"
+    allowed = f"uint8 [{counts}, height, width, 3], what {', '.join(wish.name for wish in wishes)} shall be told"
+    if given is None:
+        raise InvalidArgument.of("control_image", None, allowed)
+    if given.dtype != np.uint8 or given.ndim != 4 or given.shape[3] != 3 or len(given) not in (1, len(wishes)):
+        raise InvalidArgument.of("control_image", f"{given.dtype} {list(given.shape)}", allowed)
 
 
 def _check_guidance(value: float | None) -> None:

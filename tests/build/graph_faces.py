@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 FLOAT, INT32, UINT8 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT8
 Face = tuple[int, Sequence[int | str]]  # type, dimensions
@@ -34,3 +36,11 @@ def write_faces(repository: Path, variant: str, graphs: Mapping[str, Faces], fil
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text(json.dumps(content))
     return repository
+
+
+def words_of(length: int) -> Any:
+    """A tokenizer.json that cuts and pads to so many words, and marks neither begin nor end."""
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length)
+    return json.loads(tokenizer.to_str())

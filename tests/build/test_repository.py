@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 
-from tests.build.graph_faces import FLOAT, INT32, UINT8, Faces, write_faces
+from tests.build.graph_faces import FLOAT, INT32, UINT8, Faces, words_of, write_faces
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe, load_recipe
 from underpaint.build.repository import FAMILIES, PIPELINES, render, write
 from underpaint.deployment import FILE_NAME, Deployment, Sampling
@@ -32,6 +32,8 @@ RECIPE = load_recipe(FAMILIES / "tiny.toml")
 EMBEDDERS = ("embed_text", "embed_image")
 SCORERS = ("router", "discriminator")
 TWINS = ("_unet_lora", "_unet_locon", "_text_encoder_lora")
+HALVES = ("_unet_encoder", "_unet_decoder", "_unet_encoder_locon", "_unet_decoder_locon")
+CONTROLNETS = tuple(path.name for path in COMMITTED.glob("controlnet_*"))
 
 NUMPY_TYPES = {"STRING": "object", "FP32": "float32", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
 Signature = tuple[int, tuple[int, ...]]  # data type, dims
@@ -47,6 +49,8 @@ OTHER = FamilyRecipe(
     ),
 )
 FILES = {
+    "other_tokenizer/1/tokenizer.json": words_of(77),
+    "quick_unet/1/config.json": {"in_channels": 16},
     "quick_vae_decoder/1/config.json": {"decoder_block_out_channels": [8, 16, 32, 64]},
     "quick_denoiser/1/scheduler_config.json": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
 }
@@ -117,6 +121,8 @@ def test_every_model_of_the_design_is_there(configs: Mapping[str, ModelConfig]) 
     parts = ["_text_encoder", "_unet", "_denoiser", "_vae_encoder", "_vae_decoder", "", "_refine", "_resume"]
     expected = {variant.name + part for variant in RECIPE.variants for part in parts}
     expected |= {variant.name + twin for variant in RECIPE.variants if variant.loras for twin in TWINS}
+    expected |= {variant.name + half for variant in RECIPE.variants if variant.controlnets for half in HALVES}
+    expected |= {"model_control", *CONTROLNETS}
     shared = {"tiny_tokenizer", "tiny_embed_prompt", "generate", "generate_stream", "cache", *EMBEDDERS, *SCORERS}
     assert set(configs) == expected | shared
 
@@ -151,6 +157,7 @@ def test_every_python_model_has_its_adapter(rendered: Mapping[Path, str], config
         "generate": "generate_model",
         "generate_stream": "generate_stream_model",
         "cache": "cache_model",
+        "model_control": "model_control_model",
         "tiny_tokenizer": "tokenizer_model",
         **{f"{variant.name}_denoiser": "denoiser_model" for variant in RECIPE.variants},
     }
@@ -159,7 +166,8 @@ def test_every_python_model_has_its_adapter(rendered: Mapping[Path, str], config
 def test_warm_up_makes_every_input_of_a_fixed_size(configs: Mapping[str, ModelConfig]) -> None:
     onnx = {name: config for name, config in configs.items() if config.backend == "onnxruntime"}
     twins = len(TWINS) * sum(variant.loras for variant in RECIPE.variants)
-    assert len(onnx) == 4 * len(RECIPE.variants) + twins + len(EMBEDDERS) + len(SCORERS)
+    halves = len(HALVES) * sum(variant.controlnets for variant in RECIPE.variants) + len(CONTROLNETS)
+    assert len(onnx) == 4 * len(RECIPE.variants) + twins + halves + len(EMBEDDERS) + len(SCORERS)
     for folder, config in onnx.items():
         check_warm_up(folder, config)
 
@@ -398,7 +406,8 @@ def test_the_front_doors_take_every_field_of_a_request(configs: Mapping[str, Mod
     assert list(declared) == ["op", *(f.name for f in input_fields())]
     for field in input_fields():
         assert DataType.Name(declared[field.name].data_type) == f"TYPE_{field.metadata['dtype']}"
-    assert all(t.optional and t.dims == [1] for t in declared.values())
+        assert declared[field.name].dims == field.metadata.get("dims", [1])
+    assert all(t.optional for t in declared.values())
     assert {"image", "png", "outcome"} <= {t.name for t in configs[door].output}
     assert configs[door].model_transaction_policy.decoupled == (door == "generate_stream")
 
@@ -415,7 +424,7 @@ def test_the_deployment_says_what_the_recipe_and_the_components_say(
     assert (quick.guidance_scale, quick.max_guidance_scale) == (1.0, 8.0)
     assert quick.sizes == ((64, 32), (32, 64))
     assert quick.schedulers[0] == "flow_match_euler"
-    assert quick.prompt_tokens == 75
+    assert quick.prompt_tokens == 77
     assert (quick.weights, deployment.embedder) == ("", "")
 
 

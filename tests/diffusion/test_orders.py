@@ -44,6 +44,17 @@ def test_width_and_height_are_not_confused() -> None:
     assert begin(order(width=128), CANVAS, SCHEDULERS).sample.shape == (4, 8, 16)
 
 
+def test_the_schedule_is_that_of_the_images_size() -> None:
+    """FLUX at 1024x1024: 64x64 tokens of 2x2 latents, for which mu is max_shift."""
+    raw = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    canvas = Canvas(latent_channels=16, vae_scale_factor=8, sizes=((1024, 1024), (512, 256)), patch_size=2)
+    flow = {"flow_match_euler": load_scheduler(raw)}
+    for width, height, mu in ((1024, 1024, 1.15), (512, 256, 0.5 + 0.65 * (512 - 256) / (4096 - 256))):
+        painted = begin(order(scheduler="flow_match_euler", width=width, height=height), canvas, flow)
+        plain = load_scheduler({**raw, "base_shift": mu, "max_shift": mu}).schedule(10, 1)
+        np.testing.assert_allclose(painted.schedule.sigmas, plain.sigmas, rtol=1e-6)
+
+
 def test_from_an_image_that_is_noised_to_the_level_of_its_step() -> None:
     clean = gaussian(1, SHAPE)
     trajectory = begin(order(image_latents=clean, start_step=6), CANVAS, SCHEDULERS)

@@ -16,7 +16,7 @@ from underpaint.addons.lora import Lora, read_lora
 from underpaint.addons.sources import SUFFIX, File, Limits, download, fetch, names, read_adapter_config
 from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
-from underpaint.requests import check_lora_name
+from underpaint.wishes import check_lora_name
 
 _UNET = "_unet"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from underpaint.errors import InvalidArgument, NotFound, Unavailable, UnderpaintError, Unsupported
-from underpaint.requests import check_lora_name
+from underpaint.wishes import check_lora_name
 
 SUFFIX = ".safetensors"
 _CHUNK = 1 << 20

@@ -31,6 +31,8 @@ class VariantRecipe:
     how long a call may take before it counts as lost.
     ``loras``: whether it takes LoRAs, by twins that its export brings; those in use share ``lora_memory_mb`` MiB, and
     one that has not come after ``lora_timeout_s`` never will.
+    ``controlnets``: whether it takes ControlNets, between the halves of its UNet that its export brings; up to
+    ``controlnets_resident`` of them stay loaded, and one that is not after ``controlnet_timeout_s`` never will be.
     ``tokenizer``: the family whose tokenizer reads its prompts, if not its own. ``text_batch`` and ``vae_batch`` are
     the batch limits of text encoder and autoencoder. ``kind``: where its graphs run, one of `KINDS`.
 
@@ -55,6 +57,9 @@ class VariantRecipe:
     loras: bool = False
     lora_memory_mb: float = 256.0
     lora_timeout_s: float = 60.0
+    controlnets: bool = False
+    controlnets_resident: int = 4
+    controlnet_timeout_s: float = 60.0
     tokenizer: str = ""
     text_batch: int = 32
     vae_batch: int = 8
@@ -98,6 +103,10 @@ class VariantRecipe:
         )
         self._hold("lora_memory_mb", 0 < self.lora_memory_mb < math.inf, "a finite number of MiB above 0")
         self._hold("lora_timeout_s", 0 < self.lora_timeout_s < math.inf, "a finite number of seconds above 0")
+        self._hold("controlnets_resident", self.controlnets_resident >= 1, "1 or more")
+        self._hold(
+            "controlnet_timeout_s", 0 < self.controlnet_timeout_s < math.inf, "a finite number of seconds above 0"
+        )
         self._hold("unet_timeout_s", 0 < self.unet_timeout_s < math.inf, "a finite number of seconds above 0")
 
     def _hold(self, field: str, holds: bool, allowed: str) -> None:

@@ -10,15 +10,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from underpaint.build.controlnet_configs import MODEL_CONTROL, controlnets, model_control
 from underpaint.build.pipelines import pipeline
 from underpaint.build.recipes import FamilyRecipe
 from underpaint.build.shapes import VERSION, Shapes, config_json, read_json
-from underpaint.build.variant_models import variant_models
-from underpaint.deployment import FILE_NAME, TOKEN_MARKERS, Deployment, Scorer, Variant
+from underpaint.build.variant_models import controlled, variant_models
+from underpaint.deployment import FILE_NAME, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument
 from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
+from underpaint.triton.tokenization import PromptTokenizer
 from underpaint.triton.versions import Versioned
 
 
@@ -45,6 +47,9 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     configs = [*_tokenizers(recipe, shapes), *_front_doors(recipe), _cache()]
     for variant in recipe.variants:
         configs += variant_models(variant, shapes[variant.name], repository)
+    able = [controlled(v, shapes[v.name]) for v in recipe.variants if v.controlnets]
+    if able:
+        configs += [model_control(), *controlnets(able[0], repository)]
     if recipe.clip:
         configs += _embedders(recipe, repository)
     if recipe.routing:
@@ -131,7 +136,9 @@ def _scorer(repository: Path, name: str, inputs: list[mc.ModelInput]) -> mc.Mode
 
 def _front_doors(recipe: FamilyRecipe) -> list[mc.ModelConfig]:
     inputs = [mc.model_input("op", "STRING", [1], optional=True)]
-    inputs += [mc.model_input(f.name, f.metadata["dtype"], [1], optional=True) for f in input_fields()]
+    inputs += [
+        mc.model_input(f.name, f.metadata["dtype"], f.metadata.get("dims", [1]), optional=True) for f in input_fields()
+    ]
     outputs = [
         mc.model_output("image", "UINT8", [-1, -1, 3]),
         mc.model_output("png", "STRING", [1]),
@@ -198,6 +205,7 @@ _ADAPTERS = {
     "generate_stream": "generate_stream_model",
     "generate": "generate_model",
     "cache": "cache_model",
+    MODEL_CONTROL: "model_control_model",
 }
 
 # What Triton imports; all there is to it lives in the package.
@@ -225,8 +233,9 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             max_guidance_scale=v.max_guidance_scale,
             sizes=v.sizes,
             schedulers=scheduler_names(read_json(repository / f"{v.name}_denoiser" / "1" / "scheduler_config.json")),
-            prompt_tokens=shapes[v.name].sequence_length - TOKEN_MARKERS,
+            prompt_tokens=_prompt_tokens(repository, v.tokenizer or recipe.name),
             loras=v.loras,
+            controlnets=v.controlnets,
             weights=weights_of(repository, v.name),
         )
         for v in recipe.variants
@@ -241,6 +250,10 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
         router=_what_foresees(repository, "router") if recipe.routing else None,
         discriminator=_what_foresees(repository, "discriminator") if recipe.routing else None,
     )
+
+
+def _prompt_tokens(repository: Path, family: str) -> int:
+    return PromptTokenizer.load(repository / f"{family}_tokenizer" / str(VERSION)).prompt_tokens
 
 
 def _what_foresees(repository: Path, name: str) -> Scorer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ _LEVELS = ("block_out_channels", "decoder_block_out_channels")  # AutoencoderKL'
 
 @dataclass(frozen=True)
 class Shapes:
-    """The graphs of a variant, and how many pixels a latent stands for, in each direction."""
+    """The graphs of a variant; in each direction, how many pixels a latent stands for, and how many latents a token of
+    the network (for a UNet, which knows no tokens, 1)."""
 
     text_encoder: Signature
     unet: Signature
     vae_encoder: Signature
     vae_decoder: Signature
     vae_scale_factor: int
+    patch_size: int
 
     @classmethod
     def read(cls, repository: Path, variant: str) -> Shapes:
@@ -34,7 +37,9 @@ class Shapes:
             return Signature.read(repository / f"{variant}_{part}" / str(VERSION) / "model.onnx")
 
         factor = vae_scale_factor(config_json(repository, f"{variant}_vae_decoder"))
-        return cls(graph("text_encoder"), graph("unet"), graph("vae_encoder"), graph("vae_decoder"), factor)
+        unet = graph("unet")
+        patch_size = _patch_size(config_json(repository, f"{variant}_unet"), unet.inputs["sample"].row[0])
+        return cls(graph("text_encoder"), unet, graph("vae_encoder"), graph("vae_decoder"), factor, patch_size)
 
     @property
     def latent_channels(self) -> int:
@@ -44,11 +49,6 @@ class Shapes:
     def sequence_lengths(self) -> Mapping[str, int]:
         """Of what each tokenizer makes, by the text encoder's input."""
         return {name: spec.row[0] for name, spec in self.text_encoder.inputs.items() if name.startswith("input_ids")}
-
-    @property
-    def sequence_length(self) -> int:
-        """Of what the first tokenizer makes, which counts a prompt's tokens."""
-        return next(iter(self.sequence_lengths.values()))
 
     @property
     def embeds(self) -> tuple[int, int]:
@@ -66,6 +66,12 @@ def vae_scale_factor(config: Mapping[str, Any]) -> int:
     """From an autoencoder's config.json: every level but the first halves the side."""
     levels = next(config[name] for name in _LEVELS if name in config)
     return int(2 ** (len(levels) - 1))
+
+
+def _patch_size(config: Mapping[str, Any], channels: int) -> int:
+    """From a network's config.json: its own patches, of what diffusers' pipeline packs before (FLUX: 2x2 latents, whose
+    channels become one token's)."""
+    return int(config.get("patch_size", 1)) * math.isqrt(config["in_channels"] // channels)
 
 
 def config_json(repository: Path, model: str) -> dict[str, Any]:

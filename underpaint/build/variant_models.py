@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
+from underpaint.build.controlnet_configs import MODEL_CONTROL, Controlled, halves
 from underpaint.build.recipes import VariantRecipe
 from underpaint.build.shapes import VERSION, Shapes
 from underpaint.build.signatures import Signature, TensorSpec
@@ -29,6 +30,7 @@ def variant_models(variant: VariantRecipe, shapes: Shapes, repository: Path) -> 
         _vae_encoder(variant, shapes),
         _vae_decoder(variant, shapes),
         *(_twin(variant, shapes, repository, name) for name in lora_twins(variant, repository)),
+        *(halves(controlled(variant, shapes), repository) if variant.controlnets else ()),
     ]
 
 
@@ -155,6 +157,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
         mc.model_input("image_latents", "FP32", latents, optional=True),
         mc.model_input("start_latents", "FP32", latents, optional=True),
         mc.model_input("capture_steps", "INT32", [-1], optional=True),
+        mc.model_input("control_image", "UINT8", [-1, -1, -1, 3], optional=True),
         *_ids(shapes),
     ]
     outputs = [
@@ -164,6 +167,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
         mc.model_output("progress", "INT32", [2]),
         mc.model_output("steps_run", "INT32", [1]),
         mc.model_output("lora_steps", "INT32", [-1]),
+        mc.model_output("controlnet_steps", "INT32", [-1]),
         mc.model_output("alive_since_ns", "INT64", [1]),
     ]
     unet, twins = f"{variant.name}_unet", lora_twins(variant, repository)
@@ -171,7 +175,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
         # The front door feels its pulse and errors those who wait for it, so a new process is all that is needed.
         "heartbeat": "true",
         "on_death": "reload",
-        "calls": ",".join([unet, *twins]),
+        "calls": ",".join([unet, *twins, *([MODEL_CONTROL] if variant.controlnets else [])]),
         "unet": unet,
         "unet_timeout_s": variant.unet_timeout_s,
         "max_rows": variant.max_rows,
@@ -182,6 +186,8 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
     }
     if shapes.guidance_embeds:
         parameters["guidance_embeds"] = "true"
+    if shapes.patch_size > 1:
+        parameters["patch_size"] = shapes.patch_size
     if variant.loras:
         parameters |= {
             "lora_twins": ",".join(twin for twin in twins if twin.startswith(unet)),
@@ -190,7 +196,25 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
             "lora_memory_mb": variant.lora_memory_mb,
             "lora_timeout_s": variant.lora_timeout_s,
         }
+    if variant.controlnets:
+        parameters |= {
+            "unet_halves": ",".join(controlled(variant, shapes).halves),
+            "controlnets_resident": variant.controlnets_resident,
+            "controlnet_timeout_s": variant.controlnet_timeout_s,
+        }
     return mc.python_model(f"{variant.name}_denoiser", inputs, outputs, max_batch_size=1, parameters=parameters)
+
+
+def controlled(variant: VariantRecipe, shapes: Shapes) -> Controlled:
+    return Controlled(
+        variant.name,
+        shapes.unet.inputs["sample"].row,
+        shapes.embeds,
+        shapes.vae_decoder.outputs["image"].row,
+        variant.unet_instances,
+        variant.unet_threads,
+        variant.max_rows,
+    )
 
 
 def _told(shapes: Shapes) -> Iterable[ModelInput]:

@@ -13,6 +13,7 @@ from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from underpaint.client.address import Address
@@ -20,11 +21,18 @@ from underpaint.client.async_client import AsyncClient
 from underpaint.client.options import add_url
 from underpaint.client.pictures import Picture
 from underpaint.errors import InvalidArgument
+from underpaint.images import read_images
 from underpaint.requests import GenerateRequest, python_type
 
 # Fields that the command line says in another way: the prompt is its argument, the format that of the file, and a
 # progress bar has no use for previews.
 _NOT_OPTIONS = ("prompt", "output_format", "previews")
+# How each type of field is written.
+_KINDS: dict[type, dict[str, Any]] = {
+    **{plain: {"type": plain} for plain in (str, int, float)},
+    bool: {"action": "store_true", "default": None},
+    np.ndarray: {"type": Path, "nargs": "+", "metavar": "FILE"},
+}
 _AT_ONCE = 16  # pictures under way; more would only wait at the server
 
 
@@ -49,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     for name, declared in _request_fields().items():
         if name not in _NOT_OPTIONS:
-            parser.add_argument(_option(name), type=python_type(declared), help=_help(declared))
+            parser.add_argument(_option(name), help=_help(declared), **_KINDS[python_type(declared)])
     parser.add_argument("--timeout-s", type=float, help="give up after so many seconds (default: wait)")
     parser.add_argument("--json", action="store_true", help="print the server's report on each picture, a line each")
     add_url(parser)
@@ -76,6 +84,8 @@ def plan_orders(args: argparse.Namespace) -> list[Order]:
         raise InvalidArgument.of("count", args.count, "1 or more")
     wishes = {name: getattr(args, name) for name in _request_fields() if name not in _NOT_OPTIONS}
     wishes = {name: value for name, value in wishes.items() if value is not None}
+    if "control_image" in wishes:
+        wishes["control_image"] = read_images("control_image", wishes["control_image"])
     first = wishes.pop("seed", None)
     if first is None:
         first = secrets.randbits(32)

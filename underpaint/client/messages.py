@@ -38,6 +38,10 @@ class Wishes(TypedDict, total=False):
     cache: str
     lora: str | None
     on_missing_lora: str | None
+    controlnet: str | None
+    control_image: np.ndarray | None
+    controlnet_stale: bool
+    guidance_split: bool
     tenant: str
     request_id: str | None
     deadline_ms: int | None
@@ -101,6 +105,8 @@ def event_of(tensors: Tensors) -> Progress | Picture:
 
 
 def _tensor(name: str, dtype: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, str):
         return np.array([_encode(name, value)], dtype=np.object_)
     wanted = np.dtype(_NUMPY[dtype])

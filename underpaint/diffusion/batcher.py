@@ -19,7 +19,7 @@ class Ticket:
 
     ``rows`` of the UNet batch that a step of it takes: 1, or 2 under classifier-free guidance. ``shape`` of its sample;
     only requests of one shape share a call. Times are nanoseconds of the machine's monotonic clock, which all processes
-    of a server share.
+    of a server share. ``split``: its prompt and its negative prompt are to go side by side, whatever else there is.
     """
 
     request_id: str
@@ -27,6 +27,7 @@ class Ticket:
     arrived_ns: int
     deadline_ns: int | None = None
     shape: tuple[int, ...] = ()
+    split: bool = False
 
     def due_ns(self, patience_ns: int) -> int:
         """When this request should be done, for the sake of ordering."""
@@ -100,10 +101,12 @@ class StepBatcher:
         """Over how many UNet calls the rows of a batch just taken are spread.
 
         More than one where a request under guidance would leave stacks idle: then the prompt's row and the negative
-        prompt's go side by side, which halves the latency and takes nothing from anybody.
+        prompt's go side by side, which halves the latency and takes nothing from anybody; or where one asks for it,
+        which is at the cost of the others.
         """
         rows = sum(ticket.rows for ticket in batch)
-        return max(1, min(self._stacks, rows // max(1, self._fair_share())))
+        asked = 2 if any(ticket.split and ticket.rows == 2 for ticket in batch) else 1
+        return max(1, min(self._stacks, max(asked, rows // max(1, self._fair_share()))))
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
         """These have had their step. Those discarded meanwhile stay away."""

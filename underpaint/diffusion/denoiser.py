@@ -3,20 +3,20 @@ decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from underpaint.diffusion.adapters import Adapted, Adapter, Banks, Joining
 from underpaint.diffusion.conditioning import Conditioning
+from underpaint.diffusion.controls import Control, ControlledUNet, Controlling, Wanted
 from underpaint.diffusion.prediction import Prediction
+from underpaint.diffusion.rows import Answer, Rows, wait_for_all
 from underpaint.diffusion.sampling import guide, step
 from underpaint.diffusion.schedule import Schedule
 from underpaint.errors import Internal
-
-Answer = Callable[[], np.ndarray]
 
 
 class UNet(Protocol):
@@ -61,6 +61,7 @@ class Trajectory:
         joining: LoRAs that it has to take up at some step; None once it has, and without any.
         adapters: the LoRAs that it has taken up, as far as they concern the UNet; ``joined``: the names of all.
         joined_at: the step before which it took them up; None without any.
+        controlling: its ControlNets; None without any.
     """
 
     schedule: Schedule
@@ -76,11 +77,21 @@ class Trajectory:
     adapters: tuple[Adapter, ...] = ()
     joined: tuple[str, ...] = ()
     joined_at: int | None = None
+    controlling: Controlling | None = None
 
     @property
     def held(self) -> bool:
-        """Whether the next step has to wait for LoRAs."""
-        return self.joining is not None and self.step >= self.joining.step and not self.joining.adaptation.done()
+        """Whether the next step has to wait for LoRAs, or for ControlNets that act in it."""
+        if self.joining is not None and self.step >= self.joining.step and not self.joining.adaptation.done():
+            return True
+        return self.controlling is not None and not self.controlling.loaded.done() and bool(self.acting)
+
+    @property
+    def acting(self) -> tuple[Control, ...]:
+        """The ControlNets that act in the next step."""
+        if self.controlling is None or self.done:
+            return ()
+        return tuple(each for each in self.controlling.controls if each.acts(self.step, len(self.schedule)))
 
     @property
     def rows(self) -> int:
@@ -108,28 +119,40 @@ class Trajectory:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """What the UNet is to be called with: float32 [b, C, h, w], float32 [b], and the conditioning of b rows."""
+class _Addons:
+    """What a row has beside its conditioning."""
 
-    sample: np.ndarray
-    timestep: np.ndarray
-    conditioning: Conditioning
+    adapters: tuple[Adapter, ...]
+    wanted: Wanted
 
-    def __getitem__(self, part: np.ndarray) -> _Rows:
-        return _Rows(self.sample[part], self.timestep[part], self.conditioning[part])
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether it has ControlNets, and whether LoRAs: rows of one kind share a call."""
+        return bool(self.wanted.controls), bool(self.adapters)
+
+    def negative(self) -> _Addons:
+        """The same for the row of the negative prompt."""
+        return replace(self, wanted=replace(self.wanted, negative=True))
 
 
 class Denoiser:
     """The step that a variant's UNet makes."""
 
-    def __init__(self, unet: UNet, prediction: Prediction, twin: LoraTwin | None = None) -> None:
-        """``twin`` runs the rows that have LoRAs; without one, no trajectory may have any."""
-        self._unet, self._prediction, self._twin = unet, prediction, twin
+    def __init__(
+        self,
+        unet: UNet,
+        prediction: Prediction,
+        twin: LoraTwin | None = None,
+        controlled: ControlledUNet | None = None,
+    ) -> None:
+        """``twin`` runs the rows that have LoRAs, ``controlled`` those with ControlNets; without one, no trajectory may
+        have any."""
+        self._unet, self._prediction, self._twin, self._controlled = unet, prediction, twin, controlled
         self._banks = Banks()
 
     def advance(self, trajectories: Sequence[Trajectory], calls: int = 1) -> None:
-        """Move each trajectory on by one step, in ``calls`` UNet calls (and as many of its twin, where some have LoRAs
-        and others do not). When one of them fails, none has moved."""
+        """Move each trajectory on by one step, in ``calls`` UNet calls (and as many for each kind of rows, where some
+        have LoRAs or ControlNets and others do not). When one of them fails, none has moved."""
         for trajectory in trajectories:
             trajectory.join_if_due()
         x = np.stack([t.sample for t in trajectories])
@@ -146,14 +169,14 @@ class Denoiser:
         guided = [i for i, t in enumerate(trajectories) if t.negative_prompt is not None]
         timestep = np.array([t.schedule.timesteps[t.step] for t in trajectories], np.float32)
         prompts = [t.prompt for t in trajectories]
-        adapters = [t.adapters for t in trajectories]
+        addons = [_Addons(t.adapters, Wanted(t.acting, negative=False)) for t in trajectories]
         if not guided:
-            return self._call(calls, adapters, _Rows(x, timestep, Conditioning.stack(prompts)))
+            return self._call(calls, addons, Rows(x, timestep, Conditioning.stack(prompts)))
         negative = [t.negative_prompt for t in trajectories if t.negative_prompt is not None]
         output = self._call(
             calls,
-            adapters + [adapters[i] for i in guided],
-            _Rows(
+            addons + [addons[i].negative() for i in guided],
+            Rows(
                 np.concatenate([x, x[guided]]),
                 np.concatenate([timestep, timestep[guided]]),
                 Conditioning.stack(prompts + negative),
@@ -162,14 +185,15 @@ class Denoiser:
         scale = np.array([trajectories[i].guidance_scale for i in guided], np.float32)
         return guide(output, np.array(guided), scale, len(trajectories))
 
-    def _call(self, calls: int, adapters: Sequence[tuple[Adapter, ...]], rows: _Rows) -> np.ndarray:
-        """The answer to all rows, in ``calls`` parts side by side; those with LoRAs from the twin."""
-        plain = [i for i, each in enumerate(adapters) if not each]
-        adapted = [i for i, each in enumerate(adapters) if each]
-        parts = [part for kind in (plain, adapted) if kind for part in np.array_split(kind, min(calls, len(kind)))]
+    def _call(self, calls: int, addons: Sequence[_Addons], rows: Rows) -> np.ndarray:
+        """The answer to all rows, in ``calls`` parts side by side for each kind of rows."""
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for row, each in enumerate(addons):
+            kinds.setdefault(each.kind, []).append(row)
+        parts = [part for kind in kinds.values() for part in np.array_split(kind, min(calls, len(kind)))]
         shares = [rows[part] for part in parts]
-        begun = [self._begin([adapters[i] for i in part], share) for part, share in zip(parts, shares, strict=True)]
-        outputs = _all(begun)
+        begun = [self._begin([addons[i] for i in part], share) for part, share in zip(parts, shares, strict=True)]
+        outputs = wait_for_all(begun)
         for output, share in zip(outputs, shares, strict=True):
             if output.shape != share.sample.shape:  # numpy would broadcast one row to all
                 raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(share.sample.shape)}")
@@ -180,22 +204,16 @@ class Denoiser:
             together[part] = output
         return together
 
-    def _begin(self, adapters: Sequence[tuple[Adapter, ...]], rows: _Rows) -> Answer:
-        if not adapters[0]:
+    def _begin(self, addons: Sequence[_Addons], rows: Rows) -> Answer:
+        """Rows of one kind: to the UNet, its LoRA twin, or its halves with ControlNets beside the first."""
+        controlled, adapts = addons[0].kind
+        adapted = self._banks.of([each.adapters for each in addons]) if adapts else None
+        if controlled:
+            if self._controlled is None:
+                raise Internal("a request has ControlNets, but its variant has no halves for them to join in between")
+            return self._controlled.begin(rows, [each.wanted for each in addons], adapted)
+        if adapted is None:
             return self._unet(rows.sample, rows.timestep, rows.conditioning)
         if self._twin is None:
             raise Internal("a request has LoRAs, but its variant has no LoRA twin")
-        return self._twin(rows.sample, rows.timestep, rows.conditioning, self._banks.of(adapters))
-
-
-def _all(answers: Iterable[Answer]) -> list[np.ndarray]:
-    """Every answer; or the first failure, but only when all have come back, since a step is tried again as a whole."""
-    outputs, failures = [], []
-    for answer in answers:
-        try:
-            outputs.append(answer())
-        except Exception as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    return outputs
+        return self._twin(rows.sample, rows.timestep, rows.conditioning, adapted)

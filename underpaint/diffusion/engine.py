@@ -13,10 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from underpaint.diffusion.adapters import Adaptation
 from underpaint.diffusion.batcher import StepBatcher, Ticket
 from underpaint.diffusion.denoiser import Denoiser, Trajectory
 from underpaint.errors import (
@@ -127,6 +127,8 @@ class Engine:
             self._changed.notify()
         if trajectory.joining is not None:
             trajectory.joining.adaptation.add_done_callback(partial(self._loaded, job))
+        if trajectory.controlling is not None:
+            trajectory.controlling.loaded.add_done_callback(partial(self._loaded, job))
         return job.future
 
     def cancel(self, request_id: str) -> bool:
@@ -258,15 +260,16 @@ class Engine:
             steps_run = len(trajectory.schedule) - job.first_step
             job.future.set_result(Denoised(trajectory, steps_run, job.started_ns or 0, self._clock_ns()))
 
-    def _loaded(self, job: _Job, adaptation: Future[Adaptation]) -> None:
-        """A request's LoRAs are there, or never will be, which ends it."""
-        failure = adaptation.exception()
+    def _loaded(self, job: _Job, loading: Future[Any]) -> None:
+        """A request's LoRAs or ControlNets are there, or never will be, which ends it."""
+        failure = loading.exception()
         with self._changed:
             if self._jobs.get(job.ticket.request_id) is not job:
                 return
             if failure is not None:
                 self._leave(job.ticket.request_id)
-            self._batcher.release(job.ticket.request_id)
+            if not job.trajectory.held:
+                self._batcher.release(job.ticket.request_id)
             self._changed.notify()
         if failure is not None:
             job.future.set_exception(failure)

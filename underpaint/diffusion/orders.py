@@ -25,12 +25,14 @@ class Canvas:
     """What a variant paints on: channels of its latents, pixels a latent stands for, (width, height) in pixels.
 
     ``guidance_embeds``: guidance is built into its weights, which are told the scale; no negative prompt is read.
+    ``patch_size``: so many latents, in each direction, are one token to the network (a UNet knows none).
     """
 
     latent_channels: int
     vae_scale_factor: int
     sizes: tuple[tuple[int, int], ...]
     guidance_embeds: bool = False
+    patch_size: int = 1
 
     def shape(self, width: int, height: int) -> tuple[int, int, int]:
         """The shape of the latents, or InvalidArgument for a size that the variant cannot make."""
@@ -38,6 +40,11 @@ class Canvas:
             allowed = ", ".join(f"{w}x{h}" for w, h in self.sizes)
             raise InvalidArgument.of("width, height", f"{width}x{height}", allowed)
         return self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
+
+    def image_seq_len(self, width: int, height: int) -> int:
+        """How many tokens an image is, by which some schedules are shifted."""
+        _, rows, columns = self.shape(width, height)
+        return (rows // self.patch_size) * (columns // self.patch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,8 @@ def begin(order: Order, canvas: Canvas, schedulers: Mapping[str, Scheduler]) -> 
     """
     if order.scheduler not in schedulers:
         raise InvalidArgument.of("scheduler", order.scheduler, ", ".join(schedulers))
-    schedule = schedulers[order.scheduler].schedule(order.num_inference_steps)
+    image_seq_len = canvas.image_seq_len(order.width, order.height)
+    schedule = schedulers[order.scheduler].schedule(order.num_inference_steps, image_seq_len)
     schedule.check_step(order.start_step)
     return Trajectory(
         schedule=schedule,

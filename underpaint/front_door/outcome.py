@@ -68,6 +68,15 @@ class LoraUse:
 
 
 @dataclass(frozen=True)
+class ControlNetUse:
+    """A ControlNet that was asked for, with its scale, and in how many steps it acted."""
+
+    name: str
+    scale: float
+    steps: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The report that comes with every image. Names as in the request.
 
@@ -109,6 +118,7 @@ class Outcome:
     fallback: str | None = None
     downgrade: str | None = None
     loras: tuple[LoraUse, ...] = ()
+    controlnets: tuple[ControlNetUse, ...] = ()
     version: int = 1
 
     def to_json(self) -> str:
@@ -122,14 +132,17 @@ class Outcome:
         raw["source"] = Source(**_known(Source, raw["source"])) if raw.get("source") else None
         raw["escalated_from"] = First(**_known(First, raw["escalated_from"])) if raw.get("escalated_from") else None
         loras = tuple(LoraUse(**_known(LoraUse, each)) for each in raw.get("loras", ()))
-        return cls(**{**raw, "warnings": tuple(raw["warnings"]), "loras": loras})
+        controlnets = tuple(ControlNetUse(**_known(ControlNetUse, each)) for each in raw.get("controlnets", ()))
+        return cls(**{**raw, "warnings": tuple(raw["warnings"]), "loras": loras, "controlnets": controlnets})
 
     def metadata(self) -> dict[str, Any]:
         """What a PNG should say of itself: enough to paint it again, without the measurements."""
         report = asdict(self)
-        left_out = ("timings_ms", "warnings") if self.loras else ("timings_ms", "warnings", "loras")
+        left_out = ("timings_ms", "warnings", *(name for name in ("loras", "controlnets") if not report[name]))
         return {n: value for n, value in report.items() if n not in left_out and value is not None}
 
 
-def _known(cls: type[Outcome | Timings | Source | First | LoraUse], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _known(
+    cls: type[Outcome | Timings | Source | First | LoraUse | ControlNetUse], raw: Mapping[str, Any]
+) -> dict[str, Any]:
     return {f.name: raw[f.name] for f in fields(cls) if f.name in raw}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from underpaint.deployment import Sampling
 from underpaint.front_door.cache_client import Captured
 from underpaint.front_door.transport import Parameters, Transport
 from underpaint.policies import CachedImage, CachedLatents, Keep, Plan
-from underpaint.requests import ON_MISSING_LORA, GenerateRequest
+from underpaint.requests import GenerateRequest
+from underpaint.wishes import ON_MISSING_LORA
 
 _OUTPUTS = ("prompt_tokens", "timings_ns", "steps_run")
 
@@ -63,6 +65,7 @@ class Painting:
     ``image``: uint8 [H, W, 3]. ``prompt_tokens``: of the prompt and the negative prompt, before any was cut off. Times
     are monotonic nanoseconds: when the ensemble was called, when the denoiser got the request, began and ended it, and
     when the image was there. ``lora_steps``: before which step each LoRA of the request joined; -1: it never came.
+    ``controlnet_steps``: in how many steps each ControlNet acted.
     """
 
     image: np.ndarray
@@ -75,6 +78,7 @@ class Painting:
     painted_ns: int
     captured: Captured | None = None
     lora_steps: tuple[int, ...] = ()
+    controlnet_steps: tuple[int, ...] = ()
 
     @classmethod
     def finished(cls, image: np.ndarray) -> Painting:
@@ -100,12 +104,15 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         "request_id": errand.request_id,
         "called_ns": errand.arrived_ns,
         "deadline_ns": errand.deadline_ns,
-        **_lora_parameters(job.request),
+        **_addon_parameters(job.request),
     }
     pipeline = _pipeline(job)
     wanted = [pipeline.image, *_OUTPUTS, *(["captured_latents"] if job.capture_steps else [])]
     wanted += ["lora_steps"] if job.request.loras else []
+    wanted += ["controlnet_steps"] if job.request.controlnets else []
     inputs = {**_inputs(job.request, job.sampling), **pipeline.inputs}
+    if job.request.control_image is not None:
+        inputs["control_image"] = job.request.control_image[None]
     if job.capture_steps:
         inputs["capture_steps"] = _batch(job.capture_steps, np.int32)
     outputs = await transport.infer(pipeline.model, inputs, wanted, errand.timeout_s, parameters)
@@ -120,7 +127,8 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         finished_ns=finished_ns,
         painted_ns=time.monotonic_ns(),
         captured=Captured(job.capture_steps, outputs["captured_latents"][0]) if job.capture_steps else None,
-        lora_steps=tuple(int(step) for step in outputs["lora_steps"].reshape(-1)) if job.request.loras else (),
+        lora_steps=_integers(outputs, "lora_steps"),
+        controlnet_steps=_integers(outputs, "controlnet_steps"),
     )
 
 
@@ -145,14 +153,22 @@ def _pipeline(job: Job) -> _Pipeline:
             return _Pipeline(job.painter, "image", {})
 
 
-def _lora_parameters(request: GenerateRequest) -> Parameters:
-    if not request.loras:
-        return {}
-    return {
-        "lora": ",".join(map(str, request.loras)),
-        "on_missing_lora": request.on_missing_lora or ON_MISSING_LORA[0],
-        "lora_at_once": request.reproducible,
-    }
+def _addon_parameters(request: GenerateRequest) -> Parameters:
+    parameters: dict[str, Any] = {}
+    if request.loras:
+        parameters |= {
+            "lora": ",".join(map(str, request.loras)),
+            "on_missing_lora": request.on_missing_lora or ON_MISSING_LORA[0],
+            "lora_at_once": request.reproducible,
+        }
+    if request.controlnets:
+        parameters["controlnet"] = ",".join(map(str, request.controlnets))
+        parameters |= {"controlnet_stale": True} if request.controlnet_stale else {}
+    return parameters | ({"guidance_split": True} if request.guidance_split else {})
+
+
+def _integers(outputs: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    return tuple(int(value) for value in outputs[name].reshape(-1)) if name in outputs else ()
 
 
 def _inputs(request: GenerateRequest, sampling: Sampling) -> dict[str, np.ndarray]:

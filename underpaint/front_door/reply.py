@@ -11,7 +11,7 @@ from underpaint.evidence import Absence, Evidence, Miss, Reuse
 from underpaint.front_door.cache_client import Entry
 from underpaint.front_door.cascade import Cascade
 from underpaint.front_door.memory import Keepsake
-from underpaint.front_door.outcome import First, LoraUse, Outcome, Source, Timings
+from underpaint.front_door.outcome import ControlNetUse, First, LoraUse, Outcome, Source, Timings
 from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
@@ -86,6 +86,7 @@ def _outcome(
         fallback=cascade.fallback,
         downgrade=downgrade,
         loras=loras,
+        controlnets=_controlnets(job, painting),
         version=deployment.version,
     )
 
@@ -138,6 +139,13 @@ def _loras(job: Job, painting: Painting) -> tuple[LoraUse, ...]:
     steps = painting.lora_steps or (0,) * len(job.request.loras)
     pairs = zip(job.request.loras, steps, strict=True)
     return tuple(LoraUse(wish.name, wish.scale, step if step >= 0 else None) for wish, step in pairs)
+
+
+def _controlnets(job: Job, painting: Painting) -> tuple[ControlNetUse, ...]:
+    """What of them there was; a finished image was painted with all of them before."""
+    wishes = job.request.controlnets
+    steps = painting.controlnet_steps or (0,) * len(wishes)
+    return tuple(ControlNetUse(wish.name, wish.scale, count) for wish, count in zip(wishes, steps, strict=True))
 
 
 def _gone_without(loras: tuple[LoraUse, ...]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from underpaint.cache.scope import ImageScope, LatentsScope
 from underpaint.deployment import Deployment, Sampling
 from underpaint.evidence import Reuse
@@ -13,7 +15,7 @@ _LATENTS_DTYPE = "float32"
 def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: GenerateRequest, sampling: Sampling) -> str:
     """The scope in which an image, or latents of ``variant``, may be reused for this request."""
     width, height = sampling.width, sampling.height
-    add_ons = tuple(f"lora:{wish}" for wish in request.loras)
+    add_ons = _add_ons(request)
     if reuse is Reuse.IMAGE:
         what = (request.tenant, deployment.embedder, width, height, request.negative_prompt, add_ons)
         return ImageScope(*what, version=deployment.version).key()
@@ -31,3 +33,13 @@ def scope_of(reuse: Reuse, deployment: Deployment, variant: str, request: Genera
         add_ons=add_ons,
         version=deployment.version,
     ).key()
+
+
+def _add_ons(request: GenerateRequest) -> tuple[str, ...]:
+    """Every add-on by name and strength; a ControlNet also by what it was told."""
+    controls = zip(request.controlnets, request.control_images, strict=True)
+    late = ":stale" if request.controlnet_stale else ""
+    return (
+        *(f"lora:{wish}" for wish in request.loras),
+        *(f"controlnet:{wish}:{hashlib.sha256(image.tobytes()).hexdigest()[:16]}{late}" for wish, image in controls),
+    )

@@ -20,7 +20,7 @@ class ModelFolder:
     """A model as its folder describes it. ``backend`` is ``ensemble`` for a pipeline.
 
     ``children`` are the models that it needs: an ensemble's steps, and what a Python model says it calls, in its
-    parameter ``calls`` (names with commas between them).
+    parameter ``calls`` (names with commas between them). ``on_demand``: another model has it loaded when it needs it.
     """
 
     name: str
@@ -29,6 +29,7 @@ class ModelFolder:
     model_file: str
     processes: int
     children: tuple[str, ...]
+    on_demand: bool = False
 
     def versions(self) -> list[Path]:
         """The version folders, oldest first."""
@@ -37,7 +38,8 @@ class ModelFolder:
 
 
 def read_models(repository: Path, patterns: Sequence[str]) -> list[ModelFolder]:
-    """The models whose names match one of the shell patterns, and those that they need. Raises ``PreflightError``."""
+    """The models whose names match one of the shell patterns, and those that they need; of those that are loaded on
+    demand, only such as a pattern names. Raises ``PreflightError``."""
     if not repository.is_dir():
         raise PreflightError(
             f"there is no model repository at {repository}: train and export one with 'underpaint train tiny', "
@@ -51,7 +53,7 @@ def read_models(repository: Path, patterns: Sequence[str]) -> list[ModelFolder]:
         if name not in models:
             models[name] = _read_model(repository / name)
             wanted += [child for child in models[name].children if child in names]
-    return [models[name] for name in sorted(models)]
+    return [models[name] for name in sorted(models) if name in patterns or not models[name].on_demand]
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str], repository: Path) -> list[str]:
@@ -74,7 +76,8 @@ def _read_model(folder: Path) -> ModelFolder:
     steps = [step.model_name for step in config.ensemble_scheduling.step]
     calls = [name for name in config.parameters["calls"].string_value.split(",") if name]
     processes = 0 if is_ensemble else sum(group.count or 1 for group in config.instance_group) or 1
-    return ModelFolder(folder.name, folder, backend, model_file, processes, (*steps, *calls))
+    on_demand = config.parameters["on_demand"].string_value == "true"
+    return ModelFolder(folder.name, folder, backend, model_file, processes, (*steps, *calls), on_demand)
 
 
 def _read_config(folder: Path) -> Any:

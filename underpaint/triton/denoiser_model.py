@@ -25,15 +25,16 @@ from underpaint.diffusion.denoiser import Answer, Denoiser, Trajectory
 from underpaint.diffusion.engine import Denoised, Engine
 from underpaint.diffusion.orders import Canvas, Order, begin
 from underpaint.diffusion.schedulers import load_scheduler, scheduler_names
-from underpaint.errors import InvalidArgument, NotFound
+from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
 from underpaint.front_door.transport import Tensors
-from underpaint.requests import ON_MISSING_LORA, LoraWish, parse_loras
 from underpaint.triton.bls import BlsTransport
+from underpaint.triton.controlnet_service import open_controlnets
 from underpaint.triton.lora_service import LoraOrder, open_loras
 from underpaint.triton.metrics import EngineMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import answer, refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, text
+from underpaint.wishes import ON_MISSING_LORA, ControlNetWish, LoraWish, parse_controlnets, parse_loras
 
 _NEVER = -1  # the step at which a LoRA joined that could not be had
 # Without these there is nothing to run; config.pbtxt has them optional, since the other operations need none.
@@ -52,7 +53,8 @@ class _Call:
     """One request to this model: what it carries, and where its answer goes.
 
     ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them. ``lora_at_once``: LoRAs
-    join before the first step, however long they take to load.
+    join before the first step, however long they take to load. ``controlnet_stale``: see ``diffusion.controls``;
+    ``guidance_split``: see ``diffusion.batcher``.
     """
 
     sender: Any
@@ -63,6 +65,9 @@ class _Call:
     loras: tuple[LoraWish, ...]
     on_missing_lora: str
     lora_at_once: bool
+    controlnets: tuple[ControlNetWish, ...]
+    controlnet_stale: bool
+    guidance_split: bool
 
     @classmethod
     def of(cls, request: Any, sender: Any) -> _Call:
@@ -76,6 +81,9 @@ class _Call:
             loras=parse_loras(str(parameters.get("lora", ""))),
             on_missing_lora=str(parameters.get("on_missing_lora", ON_MISSING_LORA[0])),
             lora_at_once=bool(parameters.get("lora_at_once", False)),
+            controlnets=parse_controlnets(str(parameters.get("controlnet", ""))),
+            controlnet_stale=bool(parameters.get("controlnet_stale", False)),
+            guidance_split=bool(parameters.get("guidance_split", False)),
         )
 
 
@@ -96,7 +104,10 @@ class TritonPythonModel:
         batcher = StepBatcher(int(model.parameters["max_rows"]), stacks)
         self._loras = open_loras(model, self._transport)
         twin = None if self._loras is None else self._loras.call_twin
-        self._engine = Engine(Denoiser(unet, prediction.by_name(prediction_type), twin), batcher, stacks)
+        self._controlnets = open_controlnets(model, self._transport)
+        controlled = None if self._controlnets is None else self._controlnets.unet
+        denoiser = Denoiser(unet, prediction.by_name(prediction_type), twin, controlled)
+        self._engine = Engine(denoiser, batcher, stacks)
         self._metrics = EngineMetrics(model.name, self._engine.activity)
         self._operations: dict[str, Callable[[_Call], None]] = {
             "run": self._run,
@@ -117,8 +128,9 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._metrics.close()
         self._engine.close()
-        if self._loras is not None:
-            self._loras.close()
+        for service in (self._loras, self._controlnets):
+            if service is not None:
+                service.close()
         self._transport.close()
 
     def _operation(self, op: str) -> Callable[[_Call], None]:
@@ -132,8 +144,30 @@ class TritonPythonModel:
         if call.loras:
             trajectory.joining = self._joining(call, trajectory)
         called_ns = call.called_ns or arrived_ns
-        ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, trajectory.sample.shape)
-        self._engine.submit(ticket, trajectory).add_done_callback(partial(_deliver, call, arrived_ns))
+        shape, split = trajectory.sample.shape, call.guidance_split
+        ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, shape, split)
+        ended = self._submit(call, ticket, trajectory)
+        ended.add_done_callback(partial(_deliver, call, arrived_ns))
+
+    def _submit(self, call: _Call, ticket: Ticket, trajectory: Trajectory) -> Future[Denoised]:
+        """Hand a trajectory over, with the ControlNets that it holds until it ends."""
+        if not call.controlnets:
+            return self._engine.submit(ticket, trajectory)
+        service = self._controlnets
+        if service is None:
+            raise InvalidArgument.of(
+                "controlnet", ",".join(map(str, call.controlnets)), "none: this variant takes none"
+            )
+        images = _control_images(call, self._canvas, trajectory)
+        controlling = service.order(call.controlnets, images, call.controlnet_stale, loras=bool(call.loras))
+        trajectory.controlling = controlling
+        try:
+            ended = self._engine.submit(ticket, trajectory)
+        except UnderpaintError:
+            service.release(controlling)
+            raise
+        ended.add_done_callback(lambda _: service.release(controlling))
+        return ended
 
     def _joining(self, call: _Call, trajectory: Trajectory) -> Joining:
         """The request's LoRAs, which are being loaded where they are not in memory."""
@@ -205,8 +239,29 @@ def _deliver(call: _Call, arrived_ns: int, future: Future[Denoised]) -> None:
             "progress": _progress(trajectory.step, len(trajectory.schedule)),
             "steps_run": np.array([[denoised.steps_run]], np.int32),
             "lora_steps": np.array([joined], np.int32),
+            "controlnet_steps": np.array([_controlled_steps(denoised)], np.int32),
         },
     )
+
+
+def _controlled_steps(denoised: Denoised) -> list[int]:
+    """In how many steps of its run each of a request's ControlNets acted."""
+    trajectory = denoised.trajectory
+    controls = () if trajectory.controlling is None else trajectory.controlling.controls
+    steps = len(trajectory.schedule)
+    run = range(steps - denoised.steps_run, steps)
+    return [sum(control.acts(step, steps) for step in run) for control in controls]
+
+
+def _control_images(call: _Call, canvas: Canvas, trajectory: Trajectory) -> np.ndarray:
+    """What the request's ControlNets are told, uint8 [N, H, W, 3], of the size of the image that is painted."""
+    _check_given(call.inputs, "control_image")
+    images = call.inputs["control_image"][0]
+    size = tuple(side * canvas.vae_scale_factor for side in trajectory.sample.shape[1:])
+    if images.shape[1:3] != size or len(images) not in (1, len(call.controlnets)):
+        allowed = f"[1 or {len(call.controlnets)}, {size[0]}, {size[1]}, 3]"
+        raise InvalidArgument.of("control_image", f"shape {list(images.shape)}", allowed)
+    return images
 
 
 def _both_prompts(inputs: Tensors) -> dict[str, np.ndarray]:
@@ -287,4 +342,5 @@ def _canvas(parameters: Mapping[str, str]) -> Canvas:
         vae_scale_factor=int(parameters["vae_scale_factor"]),
         sizes=tuple((int(width), int(height)) for width, height in sizes),
         guidance_embeds=parameters.get("guidance_embeds") == "true",
+        patch_size=int(parameters.get("patch_size", 1)),
     )

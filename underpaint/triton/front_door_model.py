@@ -27,6 +27,7 @@ from underpaint.triton.replies import refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, strings, text
 
 _INPUTS = frozenset(f.name for f in input_fields())
+_IMAGES = frozenset(f.name for f in input_fields() if "dims" in f.metadata)
 # What Triton's own endpoints put among the parameters of a request.
 _TRITONS_OWN = frozenset(
     {"id", "binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
@@ -167,7 +168,7 @@ def read_request(request: Any) -> GenerateRequest:
     refused here.
     """
     inputs, parameters = inputs_of(request), parameters_of(request)
-    fields = {name: scalar(inputs, name) for name in inputs if name in _INPUTS}
+    fields = {name: inputs[name] if name in _IMAGES else scalar(inputs, name) for name in inputs if name in _INPUTS}
     fields |= {name: value for name, value in parameters.items() if name not in _TRITONS_OWN}
     if request.request_id():
         fields.setdefault("request_id", request.request_id())

@@ -19,9 +19,9 @@ from underpaint.diffusion.adapters import Adaptation, Adapted, Adapter, Banks, J
 from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer
 from underpaint.errors import InvalidArgument, Unavailable, UnderpaintError
-from underpaint.requests import ON_MISSING_LORA, LoraWish
 from underpaint.triton.bls import BlsTransport
 from underpaint.triton.model_args import ModelArgs
+from underpaint.wishes import ON_MISSING_LORA, LoraWish
 
 _log = logging.getLogger(__name__)
 

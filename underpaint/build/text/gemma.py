@@ -43,7 +43,8 @@ class GemmaTextGraph(Graph):
         return torch.where(seen, 0.0, torch.finfo(self.dtype).min).to(self.dtype)
 
     def _selected(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tokens[:, :1], tokens[:, 1 - self.max_sequence_length :]], dim=1)
+        last = torch.arange(1 - self.max_sequence_length, 0) + tokens.shape[1]
+        return tokens[:, torch.cat([torch.zeros_like(last[:1]), last])]
 
     def examples(self, extent: Extent) -> dict[str, torch.Tensor]:
         ids = torch.ones(extent.batch, self.max_sequence_length, dtype=torch.int32)

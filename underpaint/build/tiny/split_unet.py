@@ -23,7 +23,8 @@ from onnx import ModelProto
 from torch import nn
 
 from underpaint.addons.layout import LoraLayout
-from underpaint.addons.residuals import residual_places
+from underpaint.addons.residuals import FILE_NAME as SHAPE_FILE
+from underpaint.addons.residuals import EncoderShape, residual_places
 from underpaint.build.lora_twin import write_part_twin
 from underpaint.build.onnx_graph import write_graph
 
@@ -50,10 +51,13 @@ def write_halves(
     write_graph(folder, encoder, inputs, "skips", _twin(ENCODER_TWIN_FILE, layout), ENCODER_FILE)
     with torch.no_grad():
         skips = encoder(*inputs.values())
+    shape, side = EncoderShape.of(controlnet.config), unet.config.sample_size
+    (folder / SHAPE_FILE).write_text(shape.to_json())
+    shapes = shape.shapes(side, side)
     given = {
         "skips": skips,
         "encoder_hidden_states": states,
-        "residuals": torch.randn(len(sample) + 1, residual_width(unet, controlnet)),
+        "residuals": torch.randn(len(sample) + 1, sum(map(math.prod, [*shapes, shapes[-1]]))),
         "residual_scales": torch.randn(len(sample), len(sample) + 1),
     }
     axes = {"residuals": _CONTROLNETS, "residual_scales": {0: "batch", 1: "residuals"}}
@@ -92,8 +96,9 @@ class UNetDecoderGraph(nn.Module):
         """``controlnet``: any of the shape whose residuals this decoder takes."""
         super().__init__()
         self.weights = unet
-        self._skips, self._embedded = skip_shapes(unet), unet.time_embedding.linear_2.out_features
-        self._places = residual_places(controlnet.config, unet.config)
+        side, shape = unet.config.sample_size, EncoderShape.of(unet.config)
+        self._skips, self._embedded = shape.shapes(side, side), unet.time_embedding.linear_2.out_features
+        self._places = residual_places(EncoderShape.of(controlnet.config), shape)
 
     def forward(
         self, skips: torch.Tensor, states: torch.Tensor, residuals: torch.Tensor, residual_scales: torch.Tensor
@@ -127,25 +132,6 @@ class ControlNetGraph(nn.Module):
         condition = control_image.permute(0, 3, 1, 2).float() / 255  # as diffusers' pipelines show it
         down, middle = self.weights(sample, timestep, states, condition, return_dict=False)
         return _packed([*down, middle])
-
-
-def residual_width(unet: UNet2DConditionModel, controlnet: ControlNetModel) -> int:
-    """Numbers in a row of packed residuals."""
-    shapes = skip_shapes(unet)
-    return sum(math.prod(shapes[place]) for place in (*residual_places(controlnet.config, unet.config), -1))
-
-
-def skip_shapes(unet: UNet2DConditionModel) -> list[tuple[int, ...]]:
-    """The shape [C, h, w] of every skip connection, at the size that the UNet was made for; the last is the middle's
-    as well."""
-    side, channels = unet.config.sample_size, unet.config.block_out_channels
-    shapes: list[tuple[int, ...]] = [(channels[0], side, side)]
-    for level, block in enumerate(unet.down_blocks):
-        shapes += [(channels[level], side, side)] * len(block.resnets)
-        if level + 1 < len(channels):
-            side //= 2
-            shapes.append((channels[level], side, side))
-    return shapes
 
 
 def _attended(block: nn.Module, states: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from diffusers import ControlNetModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from underpaint.addons.residuals import residual_places, skip_count
+from underpaint.addons.residuals import EncoderShape, residual_places
 from underpaint.build.tiny.architectures import VariantShape, build_controlnet, controlled_unet
 from underpaint.build.tiny.control_images import CONTROL_IMAGES, ControlImage, placed_freely
 from underpaint.build.tiny.data import normalise, pixels
@@ -74,8 +74,8 @@ class ControlNetTask:
     def __init__(self, controlnet: ControlNetModel, variant: Variant, examples: Examples) -> None:
         self._unet = variant.unet.requires_grad_(False).bfloat16().to(memory_format=torch.channels_last)
         self._text_encoder, self._examples = variant.text_encoder.requires_grad_(False), examples
-        self._places = residual_places(controlnet.config, variant.unet.config)
-        self._skips = skip_count(variant.unet.config)
+        shape = EncoderShape.of(variant.unet.config)
+        self._places, self._skips = residual_places(EncoderShape.of(controlnet.config), shape), len(shape.skips)
         for network in (controlnet, self._unet):
             network.set_attn_processor(AttnProcessor())  # see `train_variant`
         self.modules = nn.ModuleDict({"controlnet": controlnet.to(memory_format=torch.channels_last)})

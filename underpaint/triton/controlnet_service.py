@@ -1,0 +1,187 @@
+"""The ControlNets of a denoiser's requests: models of their own, loaded when they are wanted, and the UNet's halves."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from underpaint.addons.layout import LoraLayout
+from underpaint.addons.residency import Residency
+from underpaint.addons.residuals import EncoderShape
+from underpaint.diffusion.adapters import Adapted
+from underpaint.diffusion.controls import Control, ControlledUNet, Controlling
+from underpaint.diffusion.rows import Answer, Rows
+from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.triton.bls import BlsTransport
+from underpaint.triton.model_args import ModelArgs
+from underpaint.triton.tensors import strings
+from underpaint.wishes import ControlNetWish
+
+PREFIX = "controlnet_"
+CONTROL = "model_control"
+
+
+@dataclass(frozen=True)
+class HalvesNames:
+    """What the models of a UNet's halves are called; ``locon``: their twins for rows with LoRAs."""
+
+    encoder: str
+    decoder: str
+    encoder_locon: str
+    decoder_locon: str
+
+
+class ControlNetService:
+    """One for each denoiser that takes ControlNets; the contracts of ``diffusion.controls``, served by other models."""
+
+    def __init__(
+        self,
+        repository: Path,
+        names: HalvesNames,
+        shape: EncoderShape,
+        bank_width: int,
+        transport: BlsTransport,
+        timeout_s: float,
+        load_timeout_s: float,
+        limit: int,
+    ) -> None:
+        """
+        Args:
+            repository: where ControlNets are looked for, each a folder of a model.
+            shape: of those that fit the decoder.
+            bank_width: of the banks that the halves' twins take.
+            timeout_s: of a call.
+            load_timeout_s: how long a ControlNet may take to be loaded.
+            limit: how many stay loaded.
+        """
+        self._repository, self._names, self._shape, self._bank_width = repository, names, shape, bank_width
+        self._transport, self._timeout_s, self._load_timeout_s = transport, timeout_s, load_timeout_s
+        load, unload = (partial(self._control, op) for op in ("load", "unload"))
+        self._residency = Residency(load, unload, limit)
+        self._halves = Residency(load, unload, len(vars(names)))
+        self.unet = ControlledUNet(self, self._call_controlnet)
+
+    def order(self, wishes: Sequence[ControlNetWish], images: np.ndarray, stale: bool, loras: bool) -> Controlling:
+        """What a request wants; ``images``: uint8 [N, H, W, 3], one for all or for each. It has to be released.
+
+        Raises:
+            InvalidArgument: there is no such ControlNet, or it does not fit.
+        """
+        for wish in wishes:
+            self._check(wish.name)
+        each = images if len(images) == len(wishes) else np.repeat(images, len(wishes), axis=0)
+        controls = tuple(
+            Control(wish.name, image, wish.scale, wish.start, wish.end, stale)
+            for wish, image in zip(wishes, each, strict=True)
+        )
+        names = self._names
+        halves = [names.encoder_locon, names.decoder_locon] if loras else [names.encoder, names.decoder]
+        loading = self._halves.acquire([names.encoder, names.decoder, *(halves if loras else [])])
+        loading += self._residency.acquire([f"{PREFIX}{wish.name}" for wish in wishes])
+        return Controlling(controls, _all_of(loading, self._load_timeout_s))
+
+    def release(self, controlling: Controlling) -> None:
+        """The request has ended; what it wanted may be unloaded when others need the room."""
+        self._residency.release(f"{PREFIX}{control.name}" for control in controlling.controls)
+
+    def close(self) -> None:
+        self.unet.close()
+        self._residency.close()
+        self._halves.close()
+
+    # The contracts of diffusion.controls -----------------------------------------------------------------------
+
+    def encode(self, rows: Rows, adapted: Adapted | None) -> Answer:
+        inputs = {"sample": rows.sample, "timestep": rows.timestep, **rows.conditioning.inputs()}
+        model = self._names.encoder if adapted is None else self._names.encoder_locon
+        return self._call(model, {**inputs, **self._bank(adapted)}, "skips")
+
+    def decode(
+        self, skips: np.ndarray, rows: Rows, residuals: np.ndarray, scales: np.ndarray, adapted: Adapted | None
+    ) -> Answer:
+        inputs = {"skips": skips, **rows.conditioning.inputs(), "residuals": residuals, "residual_scales": scales}
+        model = self._names.decoder if adapted is None else self._names.decoder_locon
+        return self._call(model, {**inputs, **self._bank(adapted)}, "noise_pred")
+
+    def _call_controlnet(self, name: str, rows: Rows, images: np.ndarray) -> Answer:
+        inputs = {"sample": rows.sample, "timestep": rows.timestep[:, None], **rows.conditioning.inputs()}
+        return self._call(f"{PREFIX}{name}", {**inputs, "control_image": images}, "residuals")
+
+    def _call(self, model: str, inputs: dict[str, np.ndarray], output: str) -> Answer:
+        answer = self._transport.begin(model, inputs, [output], self._timeout_s)
+        return lambda: answer()[output]
+
+    def _control(self, op: str, model: str) -> None:
+        """Load or unload a model, see ``model_control_model``."""
+        inputs = {"op": strings(op), "model": strings(model)}
+        self._transport.begin(CONTROL, inputs, ["model"], self._load_timeout_s)()
+
+    def _bank(self, adapted: Adapted | None) -> dict[str, np.ndarray]:
+        """The halves' twins take banks of all layers, with zeros where a LoRA is of attention alone."""
+        if adapted is None:
+            return {}
+        missing = self._bank_width - adapted.bank.shape[2]
+        bank = np.pad(adapted.bank, ((0, 0), (0, 0), (0, missing))) if missing else adapted.bank
+        return {"lora_bank": bank, "lora_scales": adapted.scales}
+
+    def _check(self, name: str) -> None:
+        path = self._repository / f"{PREFIX}{name}" / "1" / "config.json"
+        if not path.is_file():
+            known = sorted(each.name.removeprefix(PREFIX) for each in self._repository.glob(f"{PREFIX}*"))
+            raise InvalidArgument.of("controlnet", name, ", ".join(known) or "none, since there are none")
+        if EncoderShape.of(json.loads(path.read_text())) != self._shape:
+            raise InvalidArgument.of("controlnet", name, f"one that was made for a UNet with {self._shape}")
+
+
+def open_controlnets(model: ModelArgs, transport: BlsTransport) -> ControlNetService | None:
+    """The service that a denoiser's parameters ask for; None for a variant that takes no ControlNets."""
+    if "unet_halves" not in model.parameters:
+        return None
+    repository = model.folder.parents[1]
+    unet = repository / model.parameters["unet"] / model.folder.name
+    return ControlNetService(
+        repository,
+        HalvesNames(*model.parameters["unet_halves"].split(",")),
+        EncoderShape.load(unet),
+        LoraLayout.load(unet).width,
+        transport,
+        float(model.parameters["unet_timeout_s"]),
+        float(model.parameters["controlnet_timeout_s"]),
+        int(model.parameters["controlnets_resident"]),
+    )
+
+
+def _all_of(loading: Sequence[Future[None]], timeout_s: float) -> Future[None]:
+    """Ends when all have, with the first failure if there is one; or, where they take too long, with that."""
+    together: Future[None] = Future()
+    lock, left = threading.Lock(), set(loading)
+
+    def ended(each: Future[None]) -> None:
+        with lock:
+            left.discard(each)
+            if together.done() or (each.exception() is None and left):
+                return
+            timer.cancel()
+            if each.exception() is None:
+                together.set_result(None)
+            else:
+                together.set_exception(each.exception())
+
+    def too_late() -> None:
+        with lock:
+            if not together.done():
+                together.set_exception(Unavailable(f"controlnet: not loaded within {timeout_s:g} s"))
+
+    timer = threading.Timer(timeout_s, too_late)
+    timer.daemon = True
+    timer.start()
+    for each in loading:
+        each.add_done_callback(ended)
+    return together
