@@ -58,11 +58,14 @@ def _add_build(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run_build(args: argparse.Namespace) -> int:
     recipe = find_recipe(args.family)
     repository = args.repository or Path(f"model_repository_{recipe.name}")
-    from underpaint.build.checkpoint import Checkpoint  # not at the top: torch takes seconds
+    from transformers.utils.logging import disable_progress_bar  # not at the top: torch takes seconds
+
+    from underpaint.build.checkpoint import Checkpoint
     from underpaint.build.family import build
     from underpaint.build.fetch import fetch
     from underpaint.build.plan import plan_build
 
+    disable_progress_bar()  # of reading weights, which would stand between our lines
     if args.sources and len(args.sources) != len(recipe.variants):
         names = ", ".join(variant.name for variant in recipe.variants)
         raise InvalidArgument.of("--from", f"{len(args.sources)} folders", f"{len(recipe.variants)}, for {names}")

@@ -62,8 +62,9 @@ def _explained(error: Exception, repo_id: str, revision: str) -> Exception:
             f"{repo_id} is gated: accept its licence at https://huggingface.co/{repo_id}, "
             "and log in with `hf auth login` or set HF_TOKEN"
         )
-    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.EntryNotFoundError):
-        return InvalidArgument.of("repo_id, revision", f"{repo_id} at {revision or 'its newest'}", "what the hub has")
+    known = errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.EntryNotFoundError
+    if isinstance(error, known) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return InvalidArgument.of("repo_id, revision", f"{repo_id} at {revision}", "what the hub has")
     if isinstance(error, errors.LocalEntryNotFoundError | OSError):
         return Unavailable(
             f"{repo_id} could not be fetched whole ({type(error).__name__}); run the same command again, which goes on "

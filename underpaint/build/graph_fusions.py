@@ -55,9 +55,17 @@ def fuse_attention(graph: GraphEditor) -> None:
 
 
 def _heads(graph: GraphEditor, value: str) -> int | None:
-    """From the shape that values are given before their heads go to the front: [batch, tokens, heads, width]."""
+    """From the shape that values are given before their heads go to the front: [batch, tokens, heads, width].
+
+    It is put together at every call where the number of tokens is open.
+    """
     apart = graph.maker(graph.up(value, "Transpose") or "", "Reshape")
-    shape = None if apart is None else graph.constant(apart.input[1])
+    if apart is None:
+        return None
+    shape, joined = graph.constant(apart.input[1]), graph.maker(apart.input[1], "Concat")
+    if shape is None and joined is not None and len(joined.input) == 4:
+        heads = graph.constant(joined.input[2])
+        return None if heads is None else int(heads.item())
     return None if shape is None or len(shape) != 4 else int(shape[2])
 
 
