@@ -28,6 +28,7 @@ _ROOMS = (
     Room("underpaint.addons.cli", "serve", ("lora",)),
     Room("underpaint.build.cli", "build", ("render",)),
     Room("underpaint.build.build_cli", "build", ("build", "families")),
+    Room("underpaint.build.controlnet_cli", "build", ("controlnet",)),
     Room("underpaint.monitor.cli", "control", ("monitor",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
     Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),

@@ -15,12 +15,14 @@ from underpaint.bench.calibrate import (
     Measurements,
     Pair,
     bins,
+    from_,
     isotonic,
     promise,
     thresholds,
+    thresholds_over_requests,
 )
 from underpaint.errors import InvalidArgument
-from underpaint.policies.thresholds import NEVER
+from underpaint.policies.thresholds import NEVER, Thresholds
 
 SKIPS = (0.2, 0.4, 0.6)
 
@@ -78,9 +80,10 @@ def test_a_longer_skip_that_does_as_well_replaces_the_shorter() -> None:
     assert [row.skip for row in table.rows] == [0.6]
 
 
-def test_a_longer_skip_is_never_allowed_where_a_shorter_is_not() -> None:
+def test_a_longer_skip_may_do_where_a_shorter_does_not() -> None:
+    """A weak refiner does more harm the more it paints."""
     odd = [Pair(p.similarity, 1.0, {0.2: 0.5, 0.4: 1.0, 0.6: 1.0}) for p in pairs(200)]
-    assert thresholds(odd, 0.98) == NEVER
+    assert [row.skip for row in thresholds(odd, 0.98).rows] == [0.6]
 
 
 def test_equal_similarities_stay_in_one_bin() -> None:
@@ -118,8 +121,25 @@ def test_a_promise_is_kept_on_its_own_pairs() -> None:
     assert made.quality is not None and made.quality > 0.98
 
 
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 1000), st.floats(0.9, 1.0), st.floats(0.05, 1.0))
+def test_over_all_requests_the_promise_is_kept_at_no_greater_cost(seed: int, alpha: float, run_cost: float) -> None:
+    own = pairs(300, 0.1, seed)
+    per_hit, over_all = thresholds(own, alpha), thresholds_over_requests(own, alpha, run_cost)
+    made, hits = promise(own, over_all, run_cost), promise(own, per_hit, run_cost)
+    assert made.trace_quality >= alpha or over_all == NEVER
+    assert made.cost <= hits.cost or hits.trace_quality < alpha
+
+
+def test_a_table_from_some_similarity_on() -> None:
+    table = Thresholds.of((0.9, 0.6), (0.8, 0.4), (0.7, 0.2))
+    assert from_(table, 0.85) == Thresholds.of((0.9, 0.6), (0.85, 0.4))
+    assert from_(table, 0.9) == Thresholds.of((0.9, 0.6)) and from_(table, 0.95) == Thresholds.of((0.95, 0.6))
+    assert from_(table, 0.5) == Thresholds.of((0.9, 0.6), (0.8, 0.4), (0.7, 0.2))
+
+
 def test_measurements_survive_a_file(tmp_path: Path) -> None:
-    made = Measurements("e", "s", "l", {"modm": tuple(pairs(5))}, "now", "here", complete=False)
+    made = Measurements("e", "s", "l", {"modm": tuple(pairs(5))}, {"modm": 0.3}, "now", "here", complete=False)
     made.save(tmp_path / "runs" / "m.json")
     assert Measurements.load(tmp_path / "runs" / "m.json") == made
 

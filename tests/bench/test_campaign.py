@@ -22,6 +22,7 @@ from underpaint.client.messages import Call
 from underpaint.client.serving import deployment_of
 from underpaint.errors import NotFound
 from underpaint.policies import Calibration
+from underpaint.policies.calibration import OVER
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 PLAN = Plan(stored=8, queries=6, seed=1, small_steps=10, large_steps=25)
@@ -149,6 +150,7 @@ def saved(folder: Path, **changes: object) -> Path:
         deployment.variant(deployment.refiner).weights,
         deployment.variant(deployment.large).weights,
         dict.fromkeys(SYSTEMS, pairs),
+        dict.fromkeys(SYSTEMS, 1.0),
     )
     path = folder / "measured.json"
     Measurements(**{**vars(measured), **changes}).save(path)  # type: ignore[arg-type]
@@ -168,6 +170,21 @@ def test_thresholds_come_from_saved_measurements(tmp_path: Path, capsys: pytest.
     assert "modm: 40% from" in capsys.readouterr().out
 
 
+def test_over_all_requests_more_can_be_reused(tmp_path: Path) -> None:
+    similarities = np.linspace(0.6, 1.0, 400)
+    pairs = tuple(Pair(float(s), 1.0, {skip: float(1 - skip * (1 - s)) for skip in (0.2, 0.4)}) for s in similarities)
+    saved(tmp_path, pairs=dict.fromkeys(SYSTEMS, pairs))
+    tables = []
+    for over in OVER:
+        output = tmp_path / f"{over}.json"
+        arguments = ["--load", str(tmp_path / "measured.json"), "--over", over, "--output", str(output)]
+        assert main(["calibrate", "--model-repository", str(REPOSITORY), "--alpha", "0.97", *arguments]) == 0
+        tables.append(Calibration.from_json(output.read_text()))
+    assert [table.over for table in tables] == list(OVER)
+    on_hits, over_all = (sum(table.modm.skip(similarity / 100) for similarity in range(60, 101)) for table in tables)
+    assert over_all > on_hits  # some hits are wrong, since the misses are right
+
+
 @pytest.mark.parametrize(
     ("changes", "code"), [({"small": "another"}, 2), ({"complete": False}, 130)], ids=["misfit", "interrupted"]
 )
@@ -179,6 +196,9 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict[str, obj
 
 
 def test_too_few_pairs_can_be_drawn(tmp_path: Path) -> None:
-    measured = Measurements("e", "s", "l", dict.fromkeys(SYSTEMS, (Pair(0.9, 1.0, {0.2: 1.0}),)))
-    quality_by_similarity(measured, 0.98, tmp_path / "plot.png")
-    assert "never" in calibrate_cli.text("modm", measured.pairs["modm"], 0.98)
+    pairs = dict.fromkeys(SYSTEMS, (Pair(0.9, 1.0, {0.2: 1.0}),))
+    measured = Measurements("e", "s", "l", pairs, dict.fromkeys(SYSTEMS, 1.0))
+    for over in OVER:
+        calibration = calibrate_cli.calibrate(measured, 0.98, over)
+        quality_by_similarity(measured, calibration, tmp_path / "plot.png")
+        assert "never" in calibrate_cli.text("modm", measured, calibration.modm)

@@ -4,6 +4,9 @@ As MoDM has it, and Nirvana likewise: the threshold of a skip is the lowest simi
 cached start keeps a share α of the quality of a full run. Here quality is attribute accuracy, judged against the scene
 of the query, and both sides are painted for the same queries.
 
+Or, over all requests: whole-trace quality is (1-h) + h·q, so hits that are not quite as good can be afforded by the
+misses. Of all tables of thresholds the cheapest is taken that keeps α of the quality of all requests together.
+
 Pairs of query and match are sorted by similarity and cut into bins. What a bin gains or loses against α times full
 quality is made to rise with similarity by isotonic regression (pool adjacent violators), so that a lucky bin below an
 unlucky one does not count. Where there are too few pairs for a bin, nothing ever hits.
@@ -46,12 +49,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Measurements:
-    """Pairs by system. ``embedder``, ``small`` and ``large`` are the hashes of what they were measured on."""
+    """Pairs by system. ``embedder``, ``small`` and ``large`` are the hashes of what they were measured on.
+
+    ``run_cost``: by system, what a whole run of the variant that serves hits computes, in runs of the large one.
+    """
 
     embedder: str
     small: str
     large: str
     pairs: dict[str, tuple[Pair, ...]]
+    run_cost: dict[str, float]
     measured_at: str = ""
     measured_on: str = ""
     complete: bool = True
@@ -129,21 +136,18 @@ def _bin(pairs: Sequence[Pair]) -> Bin:
 
 
 def thresholds(pairs: Sequence[Pair], alpha: float) -> Thresholds:
-    """The largest skip that keeps ``alpha`` of full quality, by similarity."""
+    """The largest skip that keeps ``alpha`` of full quality, by similarity.
+
+    A shorter skip has a row only where it reaches lower than all longer ones. It need not do where a longer one does:
+    what a weaker variant refines much of is its own work, and no longer that of the stronger one.
+    """
     cut = bins(pairs)
-    if not cut:
-        return NEVER
     rows: list[Threshold] = []
-    reached = -1.0
-    for skip in sorted(cut[0].by_skip):
-        # What does for a longer skip must do for every shorter one: the thresholds rise with the skip.
-        reached = max(reached, _lowest_similarity(cut, skip, alpha))
-        if reached > 1:
-            break
-        if rows and rows[-1].similarity == reached:
-            rows.pop()  # the longer skip is as good
-        rows.append(Threshold(reached, skip))
-    return Thresholds(tuple(reversed(rows)))
+    for skip in sorted(cut[0].by_skip if cut else (), reverse=True):
+        similarity = _lowest_similarity(cut, skip, alpha)
+        if similarity < (rows[-1].similarity if rows else math.inf):
+            rows.append(Threshold(similarity, skip))
+    return Thresholds(tuple(rows))
 
 
 def _lowest_similarity(cut: Sequence[Bin], skip: float, alpha: float) -> float:
@@ -165,6 +169,31 @@ def isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     return [mean for mean, _, length in pools for _ in range(length)]
 
 
+# Over all requests ----------------------------------------------------------------------------------------------
+
+_ALPHAS = tuple(round(1 - 0.01 * step, 2) for step in range(31))  # from 1 to .7
+
+
+def thresholds_over_requests(pairs: Sequence[Pair], alpha: float, run_cost: float) -> Thresholds:
+    """The cheapest table that keeps ``alpha`` of the quality of all these requests, hits and misses together.
+
+    Tried are the tables for every hit, at every α, each as far down as any bin.
+    """
+    lowest = [round(each.similarity - _SLACK, 6) for each in bins(pairs)]
+    whole = {thresholds(pairs, each) for each in _ALPHAS}
+    tables = {from_(table, similarity) for table in whole for similarity in lowest}
+    promises = {table: promise(pairs, table, run_cost) for table in tables}
+    good = [table for table, expected in promises.items() if expected.trace_quality >= alpha]
+    return min(good, key=lambda table: (promises[table].cost, table.reach), default=NEVER)
+
+
+def from_(table: Thresholds, similarity: float) -> Thresholds:
+    """The table with nothing below a similarity."""
+    rows = [row for row in table.rows if row.similarity > similarity]
+    below = [row for row in table.rows if row.similarity <= similarity]
+    return Thresholds((*rows, *(Threshold(similarity, row.skip) for row in below[:1])))
+
+
 # What to expect -------------------------------------------------------------------------------------------------
 
 
@@ -172,18 +201,30 @@ def isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
 class Promise:
     """What thresholds would have done to the pairs that they were made from.
 
-    ``quality``: of the hits, over full quality of the same queries; None without hits.
+    ``quality``: of the hits, over full quality of the same queries; None without hits. ``trace_quality``: of all.
+    ``cost``: computation of all requests, in that of full runs.
     """
 
     hit_rate: float
     steps_skipped: float
     quality: float | None
+    trace_quality: float
+    cost: float
 
 
-def promise(pairs: Sequence[Pair], table: Thresholds) -> Promise:
+def promise(pairs: Sequence[Pair], table: Thresholds, run_cost: float = 1.0) -> Promise:
+    """``run_cost``: of a whole run of the variant that serves hits, in runs of the large one."""
     skips = [table.skip(pair.similarity) for pair in pairs]
-    hits = [(pair, skip) for pair, skip in zip(pairs, skips, strict=True) if skip]
-    if not hits:
-        return Promise(0.0, 0.0, None)
-    kept, full = np.mean([pair.by_skip[skip] for pair, skip in hits]), np.mean([pair.full for pair, _ in hits])
-    return Promise(len(hits) / len(pairs), float(np.mean(skips)), float(kept / full) if full else None)
+    kept = [pair.by_skip[skip] if skip else pair.full for pair, skip in zip(pairs, skips, strict=True)]
+    hits = [(quality, pair.full) for quality, pair, skip in zip(kept, pairs, skips, strict=True) if skip]
+    return Promise(
+        hit_rate=len(hits) / len(pairs),
+        steps_skipped=float(np.mean(skips)),
+        quality=_ratio([quality for quality, _ in hits], [full for _, full in hits]),
+        trace_quality=_ratio(kept, [pair.full for pair in pairs]) or 0.0,
+        cost=float(np.mean([run_cost * (1 - skip) if skip else 1.0 for skip in skips])),
+    )
+
+
+def _ratio(kept: Sequence[float], full: Sequence[float]) -> float | None:
+    return sum(kept) / sum(full) if sum(full) else None

@@ -6,9 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from underpaint.bench.calibrate import SYSTEMS, Measurements, Pair, bins, promise, thresholds
+from underpaint.bench.calibrate import (
+    SYSTEMS,
+    Measurements,
+    Pair,
+    bins,
+    promise,
+    thresholds,
+    thresholds_over_requests,
+)
 from underpaint.bench.clip import Clip
 from underpaint.bench.dials import DOORS
+from underpaint.bench.flops import VariantCost
 from underpaint.bench.machine import Machine, now
 from underpaint.bench.report import table
 from underpaint.bench.serving import add_server_options, needs_extra, server
@@ -17,6 +26,8 @@ from underpaint.client.transport import connect
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 from underpaint.policies import Calibration
+from underpaint.policies.calibration import OVER
+from underpaint.policies.thresholds import Thresholds
 
 _INTERRUPTED = 130
 _SEED = 7000  # the workload of `bench policies` has 0 unless told otherwise: nothing is calibrated on what it asks
@@ -24,6 +35,7 @@ _EXAMPLES = """examples:
   underpaint calibrate                                    # measure, and write thresholds into the model repository
   underpaint calibrate --save out/measured.json --output out/a98.json
   underpaint calibrate --load out/measured.json --alpha 0.95 --output out/a95.json     # paints nothing
+  underpaint calibrate --load out/measured.json --alpha 0.97 --over requests           # 97% over hits and misses
 """
 
 
@@ -37,6 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--alpha", type=float, default=0.98, help="share of full quality to keep (default: 0.98)")
+    parser.add_argument(
+        "--over",
+        choices=OVER,
+        default=OVER[0],
+        help="keep it on every hit, or by all requests together, misses included, at the least cost (default: hits)",
+    )
     parser.add_argument("--stored", type=int, default=200, metavar="N", help="requests to begin with (default: 200)")
     parser.add_argument("--queries", type=int, default=400, metavar="N", help="requests to try (default: 400)")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of the workload (default: {_SEED})")
@@ -58,49 +76,62 @@ def run(args: argparse.Namespace) -> int:
     if not measured.complete:
         print("underpaint: interrupted, so no thresholds are written", file=sys.stderr)
         return _INTERRUPTED
-    calibration = calibrate(measured, args.alpha)
+    calibration = calibrate(measured, args.alpha, args.over)
     if problem := calibration.misfit(deployment):
         raise InvalidArgument(f"--load {args.load}: {problem}")
     for system in SYSTEMS:
-        print(text(system, measured.pairs[system], args.alpha))
+        print(text(system, measured, getattr(calibration, system)))
     for path in _write(calibration, args):
         print(f"thresholds: {path}")
     if args.plot:
         with needs_extra():
             from underpaint.bench.calibrate_plot import quality_by_similarity
-        quality_by_similarity(measured, args.alpha, args.plot)
+        quality_by_similarity(measured, calibration, args.plot)
         print(f"plot: {args.plot}")
     return 0
 
 
-def calibrate(measured: Measurements, alpha: float) -> Calibration:
+def calibrate(measured: Measurements, alpha: float, over: str = OVER[0]) -> Calibration:
     """Thresholds for every system."""
+    tables = {system: _thresholds(measured, system, alpha, over) for system in SYSTEMS}
     return Calibration(
         embedder=measured.embedder,
         small=measured.small,
         large=measured.large,
         alpha=alpha,
-        modm=thresholds(measured.pairs["modm"], alpha),
-        nirvana=thresholds(measured.pairs["nirvana"], alpha),
-        retrieval=thresholds(measured.pairs["retrieval"], alpha),
+        **tables,
+        over=over,
         measured_at=measured.measured_at,
         measured_on=measured.measured_on,
     )
 
 
-def text(system: str, pairs: tuple[Pair, ...], alpha: float) -> str:
+def _thresholds(measured: Measurements, system: str, alpha: float, over: str) -> Thresholds:
+    pairs = measured.pairs[system]
+    if over == "requests":
+        return thresholds_over_requests(pairs, alpha, measured.run_cost[system])
+    return thresholds(pairs, alpha)
+
+
+def text(system: str, measured: Measurements, found: Thresholds) -> str:
     """What was measured, a line a bin: quality at every skip, over full quality. And what the thresholds make of it."""
-    skips = sorted(pairs[0].by_skip)
-    lines = [("similarity", "pairs", "full", *(f"skip {skip:.0%}" for skip in skips))]
+    pairs = measured.pairs[system]
+    lines = [("similarity", "pairs", "full", *(f"skip {skip:.0%}" for skip in _skips(pairs)))]
     for each in bins(pairs):
-        ratios = [f"{each.by_skip[skip] / max(each.full, 1e-9):.3f}" for skip in skips]
+        ratios = [f"{each.by_skip[skip] / max(each.full, 1e-9):.3f}" for skip in _skips(pairs)]
         lines.append((f"{each.similarity:.4f}", str(each.pairs), f"{each.full:.3f}", *ratios))
-    found = thresholds(pairs, alpha)
     rows = ", ".join(f"{row.skip:.0%} from {row.similarity:.4f}" for row in found.rows) or "never"
-    expected = promise(pairs, found)
-    kept = "" if expected.quality is None else f", {expected.quality:.1%} of full quality on hits"
-    summary = f"{expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped{kept}"
+    expected = promise(pairs, found, measured.run_cost[system])
+    kept = "" if expected.quality is None else f"{expected.quality:.1%} of full quality on hits, "
+    summary = (
+        f"{expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped, {kept}"
+        f"{expected.trace_quality:.1%} over all, at {expected.cost:.0%} of the computation"
+    )
     return f"{system}: {rows}  ({summary})\n{table(lines)}\n"
+
+
+def _skips(pairs: tuple[Pair, ...]) -> list[float]:
+    return sorted(pairs[0].by_skip)
 
 
 def _measure(args: argparse.Namespace, deployment: Deployment) -> Measurements:
@@ -120,10 +151,19 @@ def _measure(args: argparse.Namespace, deployment: Deployment) -> Measurements:
         small=deployment.variant(deployment.refiner).weights,
         large=deployment.variant(deployment.large).weights,
         pairs=campaign.pairs(),
+        run_cost=_run_cost(args.model_repository, deployment),
         measured_at=now(),
         measured_on=f"{machine.cpu}, {machine.cores} cores",
         complete=complete,
     )
+
+
+def _run_cost(repository: Path, deployment: Deployment) -> dict[str, float]:
+    """A refinement is the end of a run of the refiner; the others go on with the large variant's own."""
+    refiner, large = deployment.variant(deployment.refiner), deployment.variant(deployment.large)
+    refined = VariantCost.read(repository, refiner.name).image(refiner.refinement_steps, refiner.guidance_scale, True)
+    full = VariantCost.read(repository, large.name).image(large.num_inference_steps, large.guidance_scale, False)
+    return {"modm": refined / full, "nirvana": 1.0, "retrieval": 1.0}
 
 
 def _write(calibration: Calibration, args: argparse.Namespace) -> list[Path]:

@@ -7,23 +7,25 @@ from typing import Any
 
 from matplotlib import colormaps
 
-from underpaint.bench.calibrate import SYSTEMS, Measurements, bins, isotonic, thresholds
+from underpaint.bench.calibrate import SYSTEMS, Measurements, bins, isotonic
 from underpaint.bench.plots import INK, PALE, footnote, panels, save
+from underpaint.policies import Calibration
 
 _SCALES = {"modm": "of the prompt to a picture", "nirvana": "of two prompts", "retrieval": "of two prompts"}
 
 
-def quality_by_similarity(measured: Measurements, alpha: float, path: Path) -> None:
+def quality_by_similarity(measured: Measurements, calibration: Calibration, path: Path) -> None:
     """A panel a system."""
     title = "What is kept of full quality, by similarity"
     figure, axes = panels((8.5, 11.0), title, len(SYSTEMS), shared=False)
     for panel, system in zip(axes, SYSTEMS, strict=True):
-        _draw(panel, measured, system, alpha)
-    footnote(figure, f"dots: bins · lines: made to rise · dashed: α = {alpha:g} · circles: thresholds")
+        _draw(panel, measured, system, calibration)
+    kept = f"α = {calibration.alpha:g} over {calibration.over}"
+    footnote(figure, f"dots: bins · lines: made to rise · dashed: {kept} · circles: thresholds")
     save(figure, path)
 
 
-def _draw(axes: Any, measured: Measurements, system: str, alpha: float) -> None:
+def _draw(axes: Any, measured: Measurements, system: str, calibration: Calibration) -> None:
     cut = bins(measured.pairs[system])
     if not cut:
         axes.annotate(f"{system}: too few pairs", (0.5, 0.5), xycoords="axes fraction", ha="center", color=PALE)
@@ -38,8 +40,8 @@ def _draw(axes: Any, measured: Measurements, system: str, alpha: float) -> None:
         axes.plot(similarities, smooth, color=shade, linewidth=1.8)
         end = (similarities[-1], smooth[-1])
         axes.annotate(f"{skip:.0%}", end, (7, 0), textcoords="offset points", va="center", color=shade, fontsize=9.5)
-    axes.axhline(alpha, color=INK, linewidth=1, linestyle="--")
-    for row in thresholds(measured.pairs[system], alpha).rows:
-        axes.plot(row.similarity, alpha, "o", markerfacecolor="none", markeredgecolor=INK)
+    axes.axhline(calibration.alpha, color=INK, linewidth=1, linestyle="--")
+    for row in getattr(calibration, system).rows:
+        axes.plot(row.similarity, calibration.alpha, "o", markerfacecolor="none", markeredgecolor=INK)
     axes.set_ylabel(system)
     axes.set_xlabel(f"similarity {_SCALES[system]}", fontsize=10.5)

@@ -18,6 +18,7 @@ from underpaint.errors import InvalidArgument
 from underpaint.policies.thresholds import NEVER, Threshold, Thresholds
 
 FILE_NAME = "calibration.json"
+OVER = ("hits", "requests")
 _REMEDY = "run `underpaint calibrate`"
 
 
@@ -31,7 +32,7 @@ class Calibration:
 
     Attributes:
         embedder, small, large: hashes, as in the deployment that it was measured on; ``small`` is the refiner's.
-        alpha: the share of full quality that every threshold keeps.
+        alpha: the share of full quality that is kept; ``over``: on every hit, or by all requests together.
         modm: image similarity to share of the refiner's steps that a refinement of the image may skip.
         nirvana: text similarity to share of the large variant's steps that a resumed trajectory may skip.
         retrieval: text similarity from which an image is as good as new; a single row, which skips everything.
@@ -45,12 +46,15 @@ class Calibration:
     modm: Thresholds = NEVER
     nirvana: Thresholds = NEVER
     retrieval: Thresholds = NEVER
+    over: str = OVER[0]
     measured_at: str = ""
     measured_on: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise InvalidArgument.of("alpha", self.alpha, "a share of full quality, above 0 and up to 1")
+        if self.over not in OVER:
+            raise InvalidArgument.of("over", self.over, ", ".join(OVER))
 
     def misfit(self, deployment: Deployment) -> str:
         """Why this does not speak for ``deployment``; empty where it does."""

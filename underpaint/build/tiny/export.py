@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -167,7 +167,7 @@ def export_variant(shape: VariantShape, out: Path, repository: Path) -> None:
 
 
 def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> None:
-    width, latents = shape.text_width, _example_latents(shape)
+    width, latents = shape.text_width, example_latents(shape)
     states = torch.randn(EXAMPLE_BATCH, TOKENS, width)
     timestep = torch.tensor([999.0, 500.0])
     folder = partial(version_folder, repository, shape)
@@ -184,16 +184,18 @@ def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> No
     build_scheduler(shape).save_pretrained(folder("denoiser"))
 
 
-def write_controlnet(name: str, controlnet: ControlNetModel, base: VariantShape, repository: Path) -> None:
-    """A ControlNet, which is a Triton model of its own: any variant that it fits may call it."""
-    states = torch.randn(EXAMPLE_BATCH, TOKENS, base.text_width)
+def write_controlnet(
+    folder: Path, controlnet: ControlNetModel, latents: Sequence[int], embeds: Sequence[int], pixels: Sequence[int]
+) -> None:
+    """A ControlNet, which is a Triton model of its own: any variant that it fits may call it. The shapes are those of
+    a row: latents [C, h, w], embeds [T, D], pixels [H, W, 3]."""
     inputs = {
-        "sample": _example_latents(base),
+        "sample": torch.randn(EXAMPLE_BATCH, *latents),
         "timestep": torch.tensor([999.0, 500.0]),
-        "encoder_hidden_states": states,
-        "control_image": _IMAGE["image"],
+        "encoder_hidden_states": torch.randn(EXAMPLE_BATCH, *embeds),
+        "control_image": torch.zeros(EXAMPLE_BATCH, *pixels, dtype=torch.uint8),
     }
-    write_component(repository / f"controlnet_{name}" / "1", controlnet, ControlNetGraph, inputs, "residuals")
+    write_component(folder, controlnet, ControlNetGraph, inputs, "residuals")
 
 
 def write_clip(clip: CLIPModel, repository: Path) -> None:
@@ -241,6 +243,6 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _example_latents(shape: VariantShape) -> torch.Tensor:
+def example_latents(shape: VariantShape) -> torch.Tensor:
     side = shape.autoencoder.latent_side
     return torch.randn(EXAMPLE_BATCH, shape.autoencoder.latent_channels, side, side)

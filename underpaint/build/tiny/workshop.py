@@ -14,10 +14,12 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
+from underpaint.build.controlnet_configs import PREFIX
 from underpaint.build.tiny import checkpoints, evaluate, export, routing
 from underpaint.build.tiny.architectures import (
     AUTOENCODERS,
     TEACHER,
+    TOKENS,
     VARIANTS,
     AutoencoderShape,
     Distillation,
@@ -29,6 +31,7 @@ from underpaint.build.tiny.data import load_corpus
 from underpaint.build.tiny.distill import StepDistillation
 from underpaint.build.tiny.grow import grow_unet
 from underpaint.build.tiny.loop import Budget, Recipe, train
+from underpaint.build.tiny.scenes import SIDE
 from underpaint.build.tiny.tokenizer import load_tokenizer, write_tokenizer
 from underpaint.build.tiny.train_addons import ADDON_BASE, ADDONS, train_addon
 from underpaint.build.tiny.train_autoencoder import AutoencoderTask, psnr, set_scaling_factor
@@ -181,7 +184,9 @@ def train_controlnets(workshop: Workshop) -> None:
     for name in CONTROL_IMAGES:
         base = VARIANTS[ADDON_BASE]
         controlnet = train_controlnet(name, base, workshop.repository, workshop.out, recipe, fresh=workshop.fresh)
-        export.write_controlnet(name, controlnet, base, workshop.repository)
+        folder = workshop.repository / f"{PREFIX}{name}" / "1"
+        _, *latents = export.example_latents(base).shape
+        export.write_controlnet(folder, controlnet, latents, (TOKENS, base.text_width), (SIDE, SIDE, 3))
 
 
 def evaluate_family(workshop: Workshop) -> None:
