@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from underpaint.build.graph_editor import GraphEditor
 from underpaint.build.graph_fusions import MICROSOFT, fuse
+from underpaint.build.networks.unet import UNetGraph
 from underpaint.build.onnx_graph import write_graph
-from underpaint.build.tiny.export import UNetGraph
 
 WIDTH, TOKENS = 24, 5
 
@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[UNet2DConditionM
         parameter.data += 0.1 * torch.randn_like(parameter)
     unet.half().save_pretrained(folder)
     unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
-    write_graph(folder, UNetGraph(unet).eval(), inputs_of(2), "noise_pred")
+    write_graph(folder, UNetGraph(unet, 8).eval(), inputs_of(2), "noise_pred")
     return unet, folder / "model.onnx"
 
 
@@ -55,7 +55,7 @@ def test_a_rewritten_unet_equals_torch(exported: tuple[UNet2DConditionModel, Pat
     unet, path = exported
     inputs = inputs_of(batch)
     with torch.no_grad():
-        expected = UNetGraph(unet)(*inputs.values()).numpy()
+        expected = UNetGraph(unet, 8)(*inputs.values()).numpy()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max()

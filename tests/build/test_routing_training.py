@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 import torch
 
+from underpaint.build.autoencoders import normalise
 from underpaint.build.tiny.architectures import AutoencoderShape, build_autoencoder
-from underpaint.build.tiny.data import normalise, pixels
+from underpaint.build.tiny.data import pixels
 from underpaint.build.tiny.facts import CLASSES, facts
 from underpaint.build.tiny.judge import judge
 from underpaint.build.tiny.painter import Painter

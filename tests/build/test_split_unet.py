@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from underpaint.build.lora_twin import write_twins
 
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.residuals import EncoderShape, residual_places
+from underpaint.build.lora_twin import write_twins
 from underpaint.build.tiny import split_unet
 from underpaint.build.tiny.architectures import TINY_L, TOKENS, build_controlnet, build_unet
 from underpaint.build.tiny.export import UNetGraph, write_component

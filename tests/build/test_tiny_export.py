@@ -9,16 +9,15 @@ import pytest
 import torch
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from underpaint.build.autoencoders import DecoderGraph, EncoderGraph
+from underpaint.build.networks.unet import UNetGraph
 from underpaint.build.onnx_graph import write_graph
+from underpaint.build.text.clip import ClipTextGraph
 from underpaint.build.tiny.architectures import TOKENS, VARIANTS, AutoencoderShape, build_autoencoder
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.export import (
-    DecoderGraph,
-    EncoderGraph,
     ImageEmbedderGraph,
     TextEmbedderGraph,
-    TextEncoderGraph,
-    UNetGraph,
     _store_in_half,
     version_folder,
 )
@@ -53,8 +52,8 @@ def inputs_of(name: str, component: str, batch: int) -> dict[str, torch.Tensor]:
 def test_onnx_equals_the_classes_on_the_same_folder(name: str, component: str) -> None:
     variant = load_variant(REPOSITORY, VARIANTS[name])
     graph = {
-        "unet": UNetGraph(variant.unet),
-        "text_encoder": TextEncoderGraph(variant.text_encoder),
+        "unet": UNetGraph(variant.unet, 8),
+        "text_encoder": ClipTextGraph(variant.text_encoder),
         "vae_encoder": EncoderGraph(variant.autoencoder),
         "vae_decoder": DecoderGraph(variant.autoencoder),
     }[component]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from underpaint.build.autoencoders import denormalise, normalise
 from underpaint.build.tiny import cli, workshop
 from underpaint.build.tiny.architectures import (
     TEACHER,
@@ -19,7 +20,7 @@ from underpaint.build.tiny.architectures import (
     VariantShape,
     build_scheduler,
 )
-from underpaint.build.tiny.data import Corpus, denormalise, normalise, pixels
+from underpaint.build.tiny.data import Corpus, pixels
 from underpaint.build.tiny.distill import Level, StepDistillation
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.facts import CLASSES

@@ -13,10 +13,11 @@ import onnxruntime as ort
 import torch
 
 from underpaint.build.graph import Extent, Graph
-from underpaint.build.onnx_graph import finish, store_weights, trace
+from underpaint.build.onnx_graph import finish, fuse_file, store_weights, trace
 from underpaint.errors import Internal
 
 WEIGHTS = "model.safetensors"
+_CUDA = "CUDAExecutionProvider"
 # Largest difference to torch, as a share of the largest number, or in steps of 255 for pixels.
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 _PIXEL_TOLERANCES = {torch.float32: 1, torch.float16: 4, torch.bfloat16: 8}
@@ -55,8 +56,11 @@ def export(
     tokens: int,
     twins: Callable[[Path, onnx.ModelProto], None] | None = None,
     fused: bool = True,
-) -> float:
-    """Write ``model.onnx`` and its weights; returns the largest difference to torch.
+) -> float | None:
+    """Write ``model.onnx`` and its weights; returns the largest difference to torch, None where nothing here runs it.
+
+    On a CPU, onnxruntime's own operators are for float32 only; graphs of half precision are compared without them, and
+    such of bfloat16 not at all.
 
     Args:
         tokens: how many a denoising network is told.
@@ -72,8 +76,16 @@ def export(
     program = trace(graph, examples, graph.outputs, axes, graph.patch_size)
     folder.mkdir(parents=True, exist_ok=True)
     store_weights(program, graph, folder / WEIGHTS)
-    finish(folder, program, graph.outputs, folder / WEIGHTS, twins, fused=fused)
-    return _compare(graph, folder / "model.onnx", sizes.other(graph, tokens))
+    path = folder / "model.onnx"
+    finish(folder, program, graph.outputs, folder / WEIGHTS, twins, fused=False)
+    runs_fused = graph.dtype == torch.float32 or _CUDA in ort.get_available_providers()
+    if fused and runs_fused:
+        fuse_file(path)
+    compares = graph.dtype != torch.bfloat16 or runs_fused
+    difference = _compare(graph, path, sizes.other(graph, tokens)) if compares else None
+    if fused and not runs_fused:
+        fuse_file(path)
+    return difference
 
 
 def _axes(graph: Graph, tensor: str, opened: bool) -> dict[int, str]:
@@ -91,7 +103,9 @@ def _compare(graph: Graph, path: Path, extent: Extent) -> float:
     expected = (expected,) if isinstance(expected, torch.Tensor) else expected
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    present = ort.get_available_providers()
+    providers = [each for each in (_CUDA, "CPUExecutionProvider") if each in present]
+    session = ort.InferenceSession(str(path), options, providers=providers)
     given = session.run(list(graph.outputs), {name: tensor.numpy() for name, tensor in inputs.items()})
     differences = []
     for name, one, other in zip(graph.outputs, given, expected, strict=True):

@@ -43,11 +43,15 @@ _OF_A_FAMILY = "generate/1/deployment.json"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was made: ``key`` is a hash of what from, ``parity`` the largest difference to torch."""
+    """What was made: ``key`` is a hash of what from, ``parity`` the largest difference to torch, if it was compared."""
 
     key: str
-    parity: float
+    parity: float | None
     seconds: float
+
+    @property
+    def verdict(self) -> str:
+        return "not compared with torch: that takes a GPU" if self.parity is None else f"parity {self.parity:.1e}"
 
     @classmethod
     def read(cls, folder: Path) -> Receipt | None:
@@ -87,8 +91,8 @@ def _check_family(plan: Plan, repository: Path) -> None:
     deployment = repository / _OF_A_FAMILY
     present = json.loads(deployment.read_text())["family"] if deployment.is_file() else plan.recipe.name
     if present != plan.recipe.name:
-        given = f"{repository}, which holds the family {present}"
-        raise InvalidArgument.of("--repository", given, f"a new folder, or one that holds {plan.recipe.name}")
+        allowed = f"a new folder, or a repository of {plan.recipe.name}"
+        raise InvalidArgument.of("--repository", f"{repository.name} of the family {present}", allowed)
 
 
 def _check_space(plan: Plan, stage: Path) -> None:
@@ -111,12 +115,12 @@ def _made(plan: Plan, component: Component, repository: Path, stage: Path, fused
     folder = stage / component.name / str(VERSION)
     earlier = Receipt.read(folder)
     if earlier is not None and earlier.key == key:
-        return f"{component.name}: was finished, parity {earlier.parity:.1e}"
+        return f"{component.name}: was finished, {earlier.verdict}"
     published = repository / component.name / str(VERSION)
     present = Receipt.read(published)
     if present is not None and present.key == key:
         shutil.copytree(published, folder, dirs_exist_ok=True, copy_function=_link)
-        return f"{component.name}: unchanged, parity {present.parity:.1e}"
+        return f"{component.name}: unchanged, {present.verdict}"
     shutil.rmtree(stage / component.name, ignore_errors=True)
     started, partial_folder = time.monotonic(), stage / f".{component.name}"
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -127,7 +131,7 @@ def _made(plan: Plan, component: Component, repository: Path, stage: Path, fused
     size = sum(path.stat().st_size for path in folder.iterdir())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return (
-        f"{component.name}: {receipt.seconds:.0f} s, parity {parity:.1e}, {size / 2**20:.1f} MiB; "
+        f"{component.name}: {receipt.seconds:.0f} s, {receipt.verdict}, {size / 2**20:.1f} MiB; "
         f"memory so far at most {peak:.1f} GiB"
     )
 
@@ -156,7 +160,9 @@ def _key(component: Component, checkpoint: Checkpoint, fused: bool) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _export(component: Component, checkpoint: Checkpoint, plan: Plan, stage: Path, folder: Path, fused: bool) -> float:
+def _export(
+    component: Component, checkpoint: Checkpoint, plan: Plan, stage: Path, folder: Path, fused: bool
+) -> float | None:
     torch.manual_seed(0)
     graph = _graph(component, checkpoint)
     twins = partial(_write_twins, component) if component.twins else None
@@ -216,9 +222,13 @@ def _write_rest(plan: Plan, variant: VariantRecipe, stage: Path) -> None:
 
 
 def _publish(stage: Path, repository: Path) -> None:
-    """Move every model into place; one that is there already makes room first."""
-    repository.mkdir(parents=True, exist_ok=True)
-    for model in sorted(path for path in stage.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    """Put all of it in place at once; into a repository that is there, model by model, each for the one before it."""
+    for unfinished in stage.glob(".*"):
+        shutil.rmtree(unfinished)
+    if not repository.exists():
+        stage.rename(repository)
+        return
+    for model in sorted(stage.iterdir()):
         target, old = repository / model.name, stage / f".old-{model.name}"
         if target.exists():
             target.rename(old)

@@ -54,6 +54,13 @@ class GraphEditor:
         is_weight = stored is not None and stored.data_location == TensorProto.EXTERNAL
         return tuple(stored.dims) if stored is not None and is_weight else None
 
+    def weight_type(self, tensor: str) -> int:
+        """The type, as ONNX counts them, in which a weight is computed with."""
+        cast = self.maker(tensor, "Cast")
+        if cast is None:
+            return int(self._tensors[tensor].data_type)
+        return int(next(attribute.i for attribute in cast.attribute if attribute.name == "to"))
+
     def stored_shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a tensor that the graph holds or refers to."""
         return tuple(self._tensors[tensor].dims)

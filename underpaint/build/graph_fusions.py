@@ -16,7 +16,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
 from underpaint.build.graph_editor import GraphEditor
 
@@ -93,12 +93,13 @@ def fuse_affine(graph: GraphEditor) -> None:
         gamma, beta = (graph.up(node.input[1], "Unsqueeze") for node in (scale, shift))
         shape = gamma and graph.weight_shape(gamma)
         if gamma and beta and shape:
-            inputs = [scale.input[0], gamma, beta, _full(graph, shape[0], 0.0), _full(graph, shape[0], 1.0)]
+            zeros, ones = (_full(graph, shape[0], value, graph.weight_type(gamma)) for value in (0.0, 1.0))
+            inputs = [scale.input[0], gamma, beta, zeros, ones]
             graph.add("BatchNormalization", inputs, shift.output, epsilon=0.0)
 
 
-def _full(graph: GraphEditor, length: int, value: float) -> str:
-    number = numpy_helper.from_array(np.array([value], np.float32))
+def _full(graph: GraphEditor, length: int, value: float, dtype: int) -> str:
+    number = helper.make_tensor("", dtype, [1], [value])
     return graph.add("ConstantOfShape", [_number(graph, length)], [f"{value:g}_times_{length}"], value=number)
 
 

@@ -39,10 +39,11 @@ _LEFT_ALONE = ("conv_in", "conv_out", "time_embedding.", "add_embedding.")
 
 @dataclass(frozen=True)
 class _Place:
-    """A layer in the graph: the node that multiplies by its weight."""
+    """A layer in the graph: the node that multiplies by its weight, and the type it does so in."""
 
     layer: Layer
     node: NodeProto
+    dtype: int
 
 
 def write_twins(folder: Path, traced: ModelProto, base: str, max_rank: int) -> None:
@@ -88,7 +89,8 @@ def adapt(model: ModelProto, layers: Sequence[Layer]) -> None:
     them as it has."""
     graph = GraphEditor(model.graph)
     places = {place.layer: place for place in _places(graph)}
-    _choose_rows(graph)
+    dtype = next((place.dtype for place in places.values()), TensorProto.FLOAT)
+    _choose_rows(graph, dtype)
     _share_out(graph, layers, places.keys())
     for layer in layers:
         if layer in places:
@@ -111,7 +113,16 @@ def _places(graph: GraphEditor) -> list[_Place]:
     """Every layer that a LoRA can adapt, in the order in which the graph comes to it."""
     nodes = [node for op_type in ("MatMul", "Gemm", "Conv") for node in graph.of_type(op_type)]
     found = ((node, _weight_of(graph, node)) for node in nodes)
-    return [_Place(_layer(graph, weight), node) for node, weight in found if weight and _adaptable(weight)]
+    return [
+        _Place(_layer(graph, weight), node, _dtype(graph, node))
+        for node, weight in found
+        if weight and _adaptable(weight)
+    ]
+
+
+def _dtype(graph: GraphEditor, node: NodeProto) -> int:
+    weight = node.input[1] if node.op_type != "MatMul" else graph.up(node.input[1], "Transpose")
+    return graph.weight_type(weight or "")
 
 
 def _weight_of(graph: GraphEditor, node: NodeProto) -> str | None:
@@ -147,7 +158,7 @@ def _share_out(graph: GraphEditor, layers: Sequence[Layer], present: Collection[
     graph.add("Split", [BANK, _numbers(graph, *widths, name="lora_widths")], parts, axis=2)
 
 
-def _choose_rows(graph: GraphEditor) -> None:
+def _choose_rows(graph: GraphEditor, dtype: int) -> None:
     """Which LoRAs each row has, int64 [B, S], and how much of each, once for every component: [B, S · R].
 
     S is the largest number of LoRAs that a row has, 1 at least; rows with fewer have some of strength zero.
@@ -166,7 +177,7 @@ def _choose_rows(graph: GraphEditor) -> None:
     single = graph.add("Unsqueeze", [strengths, _numbers(graph, 2)], ["lora_strengths_3d"])
     rank = graph.add("Shape", [BANK], ["lora_rank"], start=1, end=2)
     shape = graph.add("Concat", [_numbers(graph, 1), _numbers(graph, 1), rank], ["lora_spread_shape"], axis=0)
-    spread = graph.add("Expand", [single, shape], ["lora_spread"])
+    spread = graph.add("Cast", [graph.add("Expand", [single, shape], ["lora_spread"])], ["lora_typed"], to=dtype)
     graph.add("Reshape", [spread, _numbers(graph, 0, 1, -1)], [_BY_COLUMN])
     graph.add("Reshape", [spread, _numbers(graph, 0, -1, 1)], [_BY_ROW])
 
@@ -179,12 +190,13 @@ def _adapt(graph: GraphEditor, place: _Place) -> None:
     graph.add("Add", [f"{output}_without", added], [output])
 
 
-def _factors(graph: GraphEditor, layer: Layer) -> tuple[str, str]:
+def _factors(graph: GraphEditor, place: _Place) -> tuple[str, str]:
     """Each row's own factors: down [B, S · R, layer.down], up [B, S · R, outputs]."""
+    layer = place.layer
     name, width = layer.name, layer.down + layer.outputs
     picked = graph.add("Gather", [f"{name}_bank", _ROWS], [f"{name}_picked"], axis=0)
     joined = graph.add("Reshape", [picked, _numbers(graph, 0, -1, width)], [f"{name}_joined"])
-    full = graph.add("Cast", [joined], [f"{name}_full"], to=TensorProto.FLOAT)
+    full = graph.add("Cast", [joined], [f"{name}_full"], to=place.dtype)
     down, up = f"{name}_down", f"{name}_up"
     graph.add("Split", [full, _numbers(graph, layer.down, layer.outputs)], [down, up], axis=2)
     return down, up
@@ -192,7 +204,7 @@ def _factors(graph: GraphEditor, layer: Layer) -> tuple[str, str]:
 
 def _projected(graph: GraphEditor, place: _Place) -> str:
     """Of tokens [B, T, inputs] or, before a Gemm, of one vector a row, [B, inputs]."""
-    name, (down, up), x = place.layer.name, _factors(graph, place.layer), place.node.input[0]
+    name, (down, up), x = place.layer.name, _factors(graph, place), place.node.input[0]
     flat = place.node.op_type == "Gemm"
     if flat:
         x = graph.add("Unsqueeze", [x, _numbers(graph, 1)], [f"{name}_tokens"])
@@ -206,7 +218,7 @@ def _projected(graph: GraphEditor, place: _Place) -> str:
 def _convolved(graph: GraphEditor, place: _Place) -> str:
     """Of channels [B, inputs, h, w]. No runtime convolves each row with weights of its own; so every pixel is
     multiplied with the whole window, and what it sends to its neighbours is summed up by Col2Im."""
-    layer, (down, up), x = place.layer, _factors(graph, place.layer), place.node.input[0]
+    layer, (down, up), x = place.layer, _factors(graph, place), place.node.input[0]
     name, kernel = layer.name, layer.kernel
     pixels = graph.add("Reshape", [x, _numbers(graph, 0, 0, -1)], [f"{name}_pixels"])
     if kernel > 1:

@@ -133,7 +133,17 @@ def finish(
         twins(folder, model)
     if fused:
         fuse(model)
-    path = folder / file_name
+    _write(model, folder / file_name)
+
+
+def fuse_file(path: Path) -> None:
+    """Rewrite a graph that was written without."""
+    model = onnx.load(path, load_external_data=False)
+    fuse(model)
+    _write(model, path)
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path)  # by path, since it follows the references
 

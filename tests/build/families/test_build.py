@@ -134,7 +134,7 @@ def test_a_repository_of_another_family_is_left_alone(unet_pair: Built, tmp_path
     door = tmp_path / "repository" / "generate" / "1"
     door.mkdir(parents=True)
     (door / "deployment.json").write_text('{"family": "tiny"}')
-    with pytest.raises(InvalidArgument, match="holds the family tiny'; allowed: a new folder, or one that holds pair"):
+    with pytest.raises(InvalidArgument, match="of the family tiny'; allowed: a new folder, or a repository of pair"):
         build(unet_pair.plan, tmp_path / "repository", fused=True, tell=lambda line: None)
 
 
@@ -193,7 +193,8 @@ def test_a_dry_run_needs_no_weights_and_makes_nothing(
 
 def test_the_plan_counts_what_is_written(unet_pair: Built) -> None:
     for component in unet_pair.plan.components:
-        weights = unet_pair.repository / component.name / "1" / "model.safetensors"
-        assert weights.stat().st_size == pytest.approx(component.bytes, rel=0.05), component.name
+        weights = (unet_pair.repository / component.name / "1" / "model.safetensors").stat().st_size
+        # Last layers that nobody reads are planned but not written; of two layers, that is much.
+        assert 0.8 * component.bytes < weights < 1.1 * component.bytes, component.name
     written = sum(path.stat().st_size for path in unet_pair.repository.rglob("*") if path.is_file())
     assert unet_pair.plan.disk_bytes > 0.5 * written  # graphs are not small beside miniatures

@@ -12,6 +12,7 @@ from diffusers import AutoencoderTiny
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from underpaint.build.autoencoders import normalise
 from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.facts import facts
 from underpaint.build.tiny.scenes import PHRASINGS, Scene, caption, render, stream
@@ -28,17 +29,6 @@ ROUTING_STREAM = 7
 def pixels(scenes: Iterable[Scene]) -> torch.Tensor:
     """Render: uint8 [B, 64, 64, 3]."""
     return torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes]))
-
-
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, 64, 64, 3] to float32 [B, 3, 64, 64] in [-1, 1], as diffusers' VaeImageProcessor does."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def denormalise(images: torch.Tensor) -> torch.Tensor:
-    """float [B, 3, 64, 64] in [-1, 1] to uint8 [B, 64, 64, 3], as diffusers' VaeImageProcessor does."""
-    scaled = (images / 2 + 0.5).clamp(0, 1) * 255
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)

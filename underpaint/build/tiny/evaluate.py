@@ -15,8 +15,9 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from underpaint.build.autoencoders import denormalise
 from underpaint.build.tiny.architectures import VariantShape, build_scheduler
-from underpaint.build.tiny.data import EVALUATION_STREAM, denormalise, pixels
+from underpaint.build.tiny.data import EVALUATION_STREAM, pixels
 from underpaint.build.tiny.export import Variant, tokenizer_folder, version_folder
 from underpaint.build.tiny.judge import judge, score
 from underpaint.build.tiny.scenes import Scene, Split, caption, stream

@@ -30,8 +30,12 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from underpaint.build.autoencoders import DecoderGraph, EncoderGraph, normalise
+from underpaint.build.graph import EXAMPLE_BATCH
 from underpaint.build.lora_twin import write_twins
+from underpaint.build.networks.unet import UNetGraph
 from underpaint.build.onnx_graph import write_graph
+from underpaint.build.text.clip import ClipTextGraph
 from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.architectures import (
     TOKENS,
@@ -43,7 +47,6 @@ from underpaint.build.tiny.architectures import (
     build_unet,
     controlled_unet,
 )
-from underpaint.build.tiny.data import denormalise, normalise
 from underpaint.build.tiny.scenes import SIDE
 from underpaint.build.tiny.split_unet import ControlNetGraph, write_halves
 from underpaint.build.tiny.tokenizer import load_tokenizer
@@ -53,7 +56,6 @@ log = logging.getLogger(__name__)
 LORA_BASES = ("tiny-m", "tiny-l")  # whose UNet and text encoder get LoRA twins
 CONTROLNET_BASES = ("tiny-l",)  # whose UNet gets halves, for ControlNets to join in between
 MAX_RANK = 32  # of a LoRA
-EXAMPLE_BATCH = 2  # the exporter takes a batch of one for a constant
 _IDS = {"input_ids": torch.ones(EXAMPLE_BATCH, TOKENS).int()}
 _IMAGE = {"image": torch.zeros(EXAMPLE_BATCH, SIDE, SIDE, 3).to(torch.uint8)}
 
@@ -65,52 +67,6 @@ class Variant:
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
     autoencoder: AutoencoderTiny
-
-
-class UNetGraph(nn.Module):
-    """sample [B, C, h, w], timestep [B], encoder_hidden_states [B, 24, D] to noise_pred [B, C, h, w]."""
-
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.weights = unet
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return self.weights(sample, timestep, states, return_dict=False)[0]
-
-
-class TextEncoderGraph(nn.Module):
-    """input_ids int32 [B, 24] to last_hidden_state [B, 24, D]."""
-
-    def __init__(self, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.weights = text_encoder
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.weights(input_ids.long()).last_hidden_state
-
-
-class EncoderGraph(nn.Module):
-    """image uint8 [B, 64, 64, 3] to scaled latents [B, C, h, w]."""
-
-    def __init__(self, autoencoder: AutoencoderTiny) -> None:
-        super().__init__()
-        self.weights = autoencoder
-        self.scaling_factor = autoencoder.config.scaling_factor
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.weights.encoder(normalise(image)) * self.scaling_factor
-
-
-class DecoderGraph(nn.Module):
-    """Scaled latents [B, C, h, w] to image uint8 [B, 64, 64, 3]."""
-
-    def __init__(self, autoencoder: AutoencoderTiny) -> None:
-        super().__init__()
-        self.weights = autoencoder
-        self.scaling_factor = autoencoder.config.scaling_factor
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return denormalise(self.weights.decoder(latents / self.scaling_factor))
 
 
 class TextEmbedderGraph(nn.Module):
@@ -171,14 +127,15 @@ def write_variant(shape: VariantShape, variant: Variant, repository: Path) -> No
     states = torch.randn(EXAMPLE_BATCH, TOKENS, width)
     timestep = torch.tensor([999.0, 500.0])
     folder = partial(version_folder, repository, shape)
+    unet_graph = partial(UNetGraph, vae_scale_factor=SIDE // shape.autoencoder.latent_side)
     denoising = {"sample": latents, "timestep": timestep, "encoder_hidden_states": states}
     twins = partial(write_twins, base=shape.name, max_rank=MAX_RANK) if shape.name in LORA_BASES else None
-    write_component(folder("unet"), variant.unet, UNetGraph, denoising, "noise_pred", twins)
+    write_component(folder("unet"), variant.unet, unet_graph, denoising, "noise_pred", twins)
     if shape.name in CONTROLNET_BASES:
         like = build_controlnet(build_unet(controlled_unet(shape)))
         unet = UNet2DConditionModel.from_pretrained(folder("unet"), torch_dtype=torch.float32)
         write_halves(folder("unet"), unet, like, latents, states)
-    write_component(folder("text_encoder"), variant.text_encoder, TextEncoderGraph, _IDS, "last_hidden_state", twins)
+    write_component(folder("text_encoder"), variant.text_encoder, ClipTextGraph, _IDS, "last_hidden_state", twins)
     write_component(folder("vae_encoder"), variant.autoencoder, EncoderGraph, _IMAGE, "latents")
     write_component(folder("vae_decoder"), variant.autoencoder, DecoderGraph, {"latents": latents}, "image")
     build_scheduler(shape).save_pretrained(folder("denoiser"))
@@ -215,7 +172,7 @@ def _under(clip: CLIPModel, tower: str) -> dict[str, torch.Tensor]:
 def write_component(
     folder: Path,
     model: Any,
-    graph: type[nn.Module],
+    graph: Callable[[Any], nn.Module],
     inputs: dict[str, torch.Tensor],
     output: str,
     twins: Callable[[Path, ModelProto], None] | None = None,

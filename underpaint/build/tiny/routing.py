@@ -14,9 +14,9 @@ from diffusers import AutoencoderTiny
 from torch import nn
 from transformers import CLIPTokenizer
 
+from underpaint.build.autoencoders import normalise
 from underpaint.build.repository import weights_of
 from underpaint.build.tiny.architectures import TINY_S, TOKENS
-from underpaint.build.tiny.data import normalise
 from underpaint.build.tiny.export import EXAMPLE_BATCH, tokenizer_folder, version_folder, write_component
 from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.painter import Painter

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from underpaint.build.autoencoders import normalise
 from underpaint.build.tiny import restyle
 from underpaint.build.tiny.architectures import VariantShape
-from underpaint.build.tiny.data import normalise
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.export import Variant, tokenizer_folder
 from underpaint.build.tiny.loop import Recipe, train

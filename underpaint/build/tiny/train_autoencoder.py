@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import nn
 
+from underpaint.build.autoencoders import denormalise, normalise
 from underpaint.build.tiny.architectures import AutoencoderShape, build_autoencoder
-from underpaint.build.tiny.data import AUTOENCODER_STREAM, EVALUATION_STREAM, denormalise, normalise, pixels
+from underpaint.build.tiny.data import AUTOENCODER_STREAM, EVALUATION_STREAM, pixels
 from underpaint.build.tiny.scenes import stream
 
 BATCH = 16

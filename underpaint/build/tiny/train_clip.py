@@ -29,9 +29,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from underpaint.build.autoencoders import normalise
 from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.architectures import TOKENS
-from underpaint.build.tiny.data import CLIP_STREAM, normalise, pixels
+from underpaint.build.tiny.data import CLIP_STREAM, pixels
 from underpaint.build.tiny.edits import edit, placed_anew, told_the_other_way
 from underpaint.build.tiny.scenes import PHRASINGS, SIDE, Scene, caption, is_held_out, stream
 from underpaint.build.tiny.tokenizer import encode

@@ -20,9 +20,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from underpaint.addons.residuals import EncoderShape, residual_places
+from underpaint.build.autoencoders import normalise
 from underpaint.build.tiny.architectures import VariantShape, build_controlnet, controlled_unet
 from underpaint.build.tiny.control_images import CONTROL_IMAGES, ControlImage, placed_freely
-from underpaint.build.tiny.data import normalise, pixels
+from underpaint.build.tiny.data import pixels
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.export import Variant, tokenizer_folder
 from underpaint.build.tiny.loop import Recipe, train

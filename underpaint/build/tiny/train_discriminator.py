@@ -20,8 +20,9 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from underpaint.build.autoencoders import denormalise, normalise
 from underpaint.build.tiny import checkpoints
-from underpaint.build.tiny.data import denormalise, normalise, pixels
+from underpaint.build.tiny.data import pixels
 from underpaint.build.tiny.facts import facts
 from underpaint.build.tiny.routing_data import Judged, Share, captions_of, edited, scenes_of
 from underpaint.build.tiny.scorers import Discriminator, scorer_config
