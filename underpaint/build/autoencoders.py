@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from underpaint.build.graph import Extent, Graph
+from underpaint.build.linear_attention import settle_linear_attention
 from underpaint.build.shapes import vae_scale_factor
 from underpaint.errors import InvalidArgument
 
@@ -30,6 +31,7 @@ class _Autoencoder(Graph):
         super().__init__(weights)
         if type(weights).__name__ not in _LATENTS:
             raise InvalidArgument.of("autoencoder", type(weights).__name__, ", ".join(_LATENTS))
+        settle_linear_attention(weights)
         config: Any = weights.config
         self.scaling_factor = config.scaling_factor
         self.shift_factor = config.get("shift_factor") or 0.0

@@ -64,7 +64,9 @@ class Checkpoint:
         return _json(self.folder / component / "config.json")
 
     def scheduler_config(self) -> dict[str, Any]:
-        return _json(self.folder / "scheduler" / "scheduler_config.json")
+        """As the pipeline uses it: FLUX's says which levels it wants, whatever its scheduler would take."""
+        spacing = {"timestep_spacing": "trailing"} if self.pipeline == "FluxPipeline" else {}
+        return {**_json(self.folder / "scheduler" / "scheduler_config.json"), **spacing}
 
     def load(self, component: str, dtype: torch.dtype) -> nn.Module:
         """A component with its weights. Raises InvalidArgument where they are cut off or are not the class's."""

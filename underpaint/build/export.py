@@ -93,7 +93,7 @@ def _axes(graph: Graph, tensor: str, opened: bool) -> dict[int, str]:
     if opened and tensor in graph.free:
         height, width = graph.free[tensor]
         axes |= {height: "height", width: "width"}
-    return axes
+    return {**axes, **graph.open.get(tensor, {})}
 
 
 def _compare(graph: Graph, path: Path, extent: Extent) -> float:

@@ -30,11 +30,11 @@ from underpaint.build.plan import Component, Plan, pixels_of_a_latent
 from underpaint.build.recipes import VariantRecipe
 from underpaint.build.repository import render, write
 from underpaint.build.shapes import VERSION
-from underpaint.build.signatures import Signature
+from underpaint.build.signatures import Signature, TensorSpec
 from underpaint.build.text import text_graph
+from underpaint.build.text.wording import wording
 from underpaint.build.tokenization import write_tokenizers
 from underpaint.errors import InvalidArgument, Unavailable
-from underpaint.triton.tokenization import Wording
 
 MAX_LORA_RANK = 128
 _RECEIPT = "build.json"  # beside a component's graph: what it was made from, and how well
@@ -154,6 +154,7 @@ def _key(component: Component, checkpoint: Checkpoint, fused: bool) -> str:
         "dtype": str(component.dtype),
         "sizes": [list(size) for size in variant.sizes] if len(variant.sizes) == 1 else "open",
         "max_sequence_length": variant.max_sequence_length,
+        "complex_human_instruction": variant.complex_human_instruction,
         "twins": list(component.twins),
         "fused": fused,
     }
@@ -192,6 +193,8 @@ def _text_options(variant: VariantRecipe, checkpoint: Checkpoint) -> dict[str, o
         options["force_zeros_for_empty_prompt"] = checkpoint.index["force_zeros_for_empty_prompt"]
     if variant.max_sequence_length:
         options["max_sequence_length"] = variant.max_sequence_length
+    if variant.complex_human_instruction:
+        options["instructed"] = True
     return options
 
 
@@ -216,9 +219,16 @@ def _write_rest(plan: Plan, variant: VariantRecipe, stage: Path) -> None:
     config = {**checkpoint.scheduler_config(), **variant.scheduler}
     (denoiser / "scheduler_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     graph = stage / f"{variant.name}_text_encoder" / str(VERSION) / "model.onnx"
-    inputs = Signature.read(graph).inputs.values()
+    signature = Signature.read(graph)
+    lengths = [_length(spec, signature) for spec in signature.inputs.values()]
+    words = wording(checkpoint.pipeline, variant.complex_human_instruction)
     folder = stage / f"{variant.tokenizer or plan.recipe.name}_tokenizer" / str(VERSION)
-    write_tokenizers(folder, checkpoint.tokenizers, [spec.row[0] for spec in inputs], Wording())
+    write_tokenizers(folder, checkpoint.tokenizers, lengths, words)
+
+
+def _length(ids: TensorSpec, text_encoder: Signature) -> int:
+    """Of what a tokenizer makes; where an instruction may come before it, as much as the encoder keeps of it."""
+    return ids.row[0] if ids.row[0] > 0 else text_encoder.outputs["last_hidden_state"].row[0]
 
 
 def _publish(stage: Path, repository: Path) -> None:

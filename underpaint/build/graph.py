@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -31,12 +32,14 @@ class Graph(nn.Module):
     Attributes:
         outputs: names of what forward returns, in order.
         free: for each input or output whose size follows the image's, its (height, width) axes.
+        open: further axes of inputs that are not always as long, by name.
         patch_size: what the inputs' heights and widths have to be multiples of.
         dtype: of the weights.
     """
 
     outputs: ClassVar[tuple[str, ...]]
     free: ClassVar[Mapping[str, tuple[int, int]]] = {}
+    open: Mapping[str, Mapping[int, str]] = MappingProxyType({})
     patch_size: int = 1
 
     def __init__(self, weights: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from underpaint.build.networks import network_class
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.build.shapes import vae_scale_factor
 from underpaint.build.text import PIPELINES
+from underpaint.build.text.wording import wording
 from underpaint.errors import InvalidArgument
 
 _MARGIN = 1.15  # on disk: graphs, which are small, and what a file system takes for itself
@@ -89,10 +91,14 @@ def _check(variant: VariantRecipe, checkpoint: Checkpoint) -> None:
             "pipeline of the checkpoint", checkpoint.pipeline, f"{variant.pipeline}, which {variant.name} is made of"
         )
     network_class(checkpoint.components[checkpoint.network][1])
+    wording(checkpoint.pipeline, variant.complex_human_instruction)
     side = pixels_of_a_latent(checkpoint) * network_multiple(checkpoint)
     for width, height in variant.sizes:
         if width % side or height % side:
             allowed = f"multiples of {side}, what autoencoder and network together divide each side by"
+            raise InvalidArgument.of(f"{variant.name}: sizes", f"{width}x{height}", allowed)
+        if max(width, height) > largest_side(checkpoint):
+            allowed = f"sides up to {largest_side(checkpoint):g}, as far as the network's table of positions goes"
             raise InvalidArgument.of(f"{variant.name}: sizes", f"{width}x{height}", allowed)
 
 
@@ -106,6 +112,12 @@ def network_multiple(checkpoint: Checkpoint) -> int:
     if "block_out_channels" in config:
         return int(2 ** (len(config["block_out_channels"]) - 1))
     return 2 if checkpoint.pipeline == "FluxPipeline" else int(config.get("patch_size", 1))
+
+
+def largest_side(checkpoint: Checkpoint) -> float:
+    """In pixels: what the network has positions for (SD 3), or no limit."""
+    patches = checkpoint.config(checkpoint.network).get("pos_embed_max_size")
+    return patches * network_multiple(checkpoint) * pixels_of_a_latent(checkpoint) if patches else math.inf
 
 
 def _components(variant: VariantRecipe, checkpoint: Checkpoint) -> Iterator[Component]:

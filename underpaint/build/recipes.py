@@ -40,7 +40,9 @@ class VariantRecipe:
     checkpoint of diffusers' ``pipeline`` class; where another repository has the denoising network's weights, the
     ``network_file`` of ``network_repo_id`` at ``network_revision``. ``precision`` of the network and the text encoders
     and ``vae_precision`` are one of `PRECISIONS`. ``max_sequence_length``: how many tokens the encoder of long prompts
-    reads, where the pipeline leaves it open. ``scheduler``: what to change of the checkpoint's scheduler_config.json.
+    reads, where the pipeline leaves it open. ``complex_human_instruction``: whether prompts follow the instruction that
+    SANA's pipeline puts before them (arXiv 2410.10629, section 3.1). ``scheduler``: what to change of the checkpoint's
+    scheduler_config.json.
     """
 
     name: str
@@ -73,6 +75,7 @@ class VariantRecipe:
     precision: str = "float32"
     vae_precision: str = "float32"
     max_sequence_length: int = 0
+    complex_human_instruction: bool = False
     scheduler: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from underpaint.build.graph import Extent, Graph
+from underpaint.build.linear_attention import attend
 
-_SMALLEST = 1e-15  # what diffusers adds to the denominators of linear attention
 _KEPT_OUT = -10_000.0  # what diffusers adds to the attention that padding would get
 
 
@@ -57,17 +57,12 @@ class SanaGraph(Graph):
 
 
 class _LinearAttention:
-    """Attention among the latents, linear in their number (eq. 1 of the paper): diffusers' processor, but that the
-    denominator is held above 0 by a maximum. An exporter takes the addition of 1e-15 for nothing and leaves it out,
-    and 0 / 0 where ReLU has silenced a latent.
-    """
+    """Attention among the latents, linear in their number."""
 
     def __call__(self, attn: nn.Module, latents: torch.Tensor, **_: object) -> torch.Tensor:
-        query, key, value = (_heads(each, attn.heads) for each in _projected(attn, latents, latents))  # [B, H, N, d]
-        query, key, value = F.relu(query).float(), F.relu(key).float(), value.float()
-        attended = query @ (key.transpose(2, 3) @ value)
-        weight = (query * key.sum(dim=2, keepdim=True)).sum(dim=3, keepdim=True)
-        return attn.to_out[0](_joined(attended / weight.clamp_min(_SMALLEST)).to(latents.dtype))
+        query, key, value = (_heads(each, attn.heads).transpose(2, 3) for each in _projected(attn, latents, latents))
+        attended = attend(query, key, value).transpose(2, 3).to(latents.dtype)
+        return attn.to_out[0](_joined(attended))
 
 
 class _CrossAttention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ class SD3Graph(Graph):
     """sample [B, C, h, w], timestep [B], encoder_hidden_states [B, T, D], pooled_projections [B, P] to noise_pred
     [B, C, h, w], the velocity of a rectified flow.
 
-    h and w are multiples of ``patch_size``; the positions of the patches are cropped out of a table in the graph.
+    h and w are multiples of ``patch_size``, up to the side of the model's table of positions.
     """
 
     outputs = ("noise_pred",)
@@ -26,6 +27,7 @@ class SD3Graph(Graph):
         super().__init__(weights)
         self.vae_scale_factor = vae_scale_factor
         self.patch_size = weights.config.patch_size
+        weights.pos_embed.cropped_pos_embed = partial(_positions, weights.pos_embed)
 
     def forward(
         self,
@@ -46,6 +48,16 @@ class SD3Graph(Graph):
             "encoder_hidden_states": torch.randn(batch, extent.tokens, config.joint_attention_dim),
             "pooled_projections": torch.randn(batch, config.pooled_projection_dim),
         }
+
+
+def _positions(pos_embed: nn.Module, height: int, width: int) -> torch.Tensor:
+    """The middle of the table of positions, [1, N, D]: what diffusers cuts out of it, gathered, because slices of a
+    size that is open cannot be exported."""
+    side, patch = pos_embed.pos_embed_max_size, pos_embed.patch_size
+    rows = torch.arange(height // patch) + (side - height // patch) // 2
+    columns = torch.arange(width // patch) + (side - width // patch) // 2
+    table = pos_embed.pos_embed.reshape(side, side, -1)
+    return table[rows][:, columns].flatten(0, 1)[None]
 
 
 GRAPH = SD3Graph

@@ -19,9 +19,12 @@ class GemmaTextGraph(Graph):
     outputs = ("last_hidden_state", "attention_mask")
     weights: Gemma2Model
 
-    def __init__(self, weights: nn.Module, max_sequence_length: int = 300) -> None:
+    def __init__(self, weights: nn.Module, max_sequence_length: int = 300, instructed: bool = False) -> None:
+        """``instructed``: prompts follow an instruction, so that N is not always T."""
         super().__init__(weights)
         self.max_sequence_length = max_sequence_length
+        if instructed:
+            self.open = {"input_ids": {1: "tokens"}}
 
     def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mask = input_ids != self.weights.config.pad_token_id
@@ -47,6 +50,7 @@ class GemmaTextGraph(Graph):
         return tokens[:, torch.cat([torch.zeros_like(last[:1]), last])]
 
     def examples(self, extent: Extent) -> dict[str, torch.Tensor]:
-        ids = torch.ones(extent.batch, self.max_sequence_length, dtype=torch.int32)
+        instruction = 8 if self.open else 0
+        ids = torch.ones(extent.batch, instruction + self.max_sequence_length, dtype=torch.int32)
         ids[-1, self.max_sequence_length // 2 :] = self.weights.config.pad_token_id
         return {"input_ids": ids}
