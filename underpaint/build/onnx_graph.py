@@ -103,7 +103,17 @@ def trace(
             optimize=False,
             verbose=False,
         )
+    _name_sides(program.model, multiple)
     return program.model
+
+
+def _name_sides(program: ir.Model, multiple: int) -> None:
+    """Call an open side by its name where the exporter writes it as a product, such as "8*height"."""
+    written = {f"{multiple}*{side}": side for side in ("height", "width")}
+    for value in (*program.graph.inputs, *program.graph.outputs):
+        for place, dim in enumerate(value.shape or ()):
+            if isinstance(dim, ir.SymbolicDim) and dim.value in written:
+                value.shape[place] = ir.SymbolicDim(written[dim.value])
 
 
 def store_weights(program: ir.Model, module: nn.Module, path: Path) -> None:
