@@ -131,18 +131,6 @@ def test_the_reply_says_what_was_applied(server: Any) -> None:
     assert outcome["controlnets"] == []
 
 
-def test_what_was_painted_with_a_controlnet_is_not_found_without_it(server: Any) -> None:
-    controlled = {"controlnet": "layout", "control_image": LAYOUT, "policy": "retrieval"}
-    base = {"variant": "tiny-l", "num_inference_steps": STEPS, "tenant": "controls"}
-    scopes = set()
-    for fields in ({}, controlled, {**controlled, "control_image": EDGES}):
-        parameters = {"tenant": base["tenant"]}
-        wanted = {name: value for name, value in {**base, **fields}.items() if name != "tenant"}
-        _, outcome = generate(server.grpc_url, parameters=parameters, **wanted)
-        scopes.add(outcome["start"])
-    assert scopes == {"noise"}
-
-
 @pytest.mark.parametrize("flags", [{"controlnet_stale": True}, {"guidance_split": True}], ids=str)
 def test_flags_are_taken(server: Any, flags: dict[str, bool]) -> None:
     fields = {"controlnet": "layout", "control_image": LAYOUT, **BASE, "seed": SEED}
