@@ -1,16 +1,19 @@
-"""``underpaint bench addons``: what LoRAs cost, as ratios of times in one run.
+"""``underpaint bench addons``: what LoRAs and ControlNets cost, as ratios of times in one run.
 
 ``lora_step_overhead``: 16 requests at once, of which 8 pairs have 8 different LoRAs of rank 16, against the same 16
 without; the milliseconds from first to last step, by what the replies say. ``workloads``: requests with so many
-ControlNets and LoRAs (``0C1L`` …) against bare ones, one at a time, everything in memory; rounds alternate, and medians
+ControlNets and LoRAs (``2C1L`` …). ``latency_ratio``: one request at a time against a bare one, everything in memory.
+``throughput_ratio_to_serial`` and ``…_to_diffusers``: pictures a second of many requests at once, against the same
+requests one after the other without a server (see ``addons_alone``). Everything alternates, round by round, and medians
 over the rounds are reported. The LoRAs are random: how fast they run does not depend on what they hold.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +23,21 @@ from safetensors.numpy import save_file
 from underpaint.addons.layout import LoraLayout
 
 DISTINCT, REQUESTS, RANK = 8, 16, 16
-WORKLOADS: Mapping[str, int] = {"0C0L": 0, "0C1L": 1, "0C2L": 2}  # LoRAs of a request
+AT_ONCE = 8  # requests of a workload
+SHAPES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2), (3, 2))  # ControlNets and LoRAs of a request
+BARE = "0C0L"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The add-ons of a request, by name."""
+
+    controlnets: tuple[str, ...] = ()
+    loras: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{len(self.controlnets)}C{len(self.loras)}L"
 
 
 @dataclass(frozen=True)
@@ -32,16 +49,28 @@ class Painted:
     joined_at_once: bool
 
 
-Paint = Callable[[int, str], Painted]  # a running number, and the LoRAs as the request names them
+Paint = Callable[[int, Workload], Painted]  # a running number, and the add-ons
+Alone = Callable[[int, Workload], float]  # the same without a server: seconds
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one workload, a number a round: ``latency_ms`` of one request; seconds a picture of many at once, and one
+    after the other with the same graphs and with diffusers."""
+
+    latency_ms: list[float] = field(default_factory=list)
+    served_s: list[float] = field(default_factory=list)
+    serial_s: list[float] = field(default_factory=list)
+    diffusers_s: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Ratios to the same without LoRAs, 1 where they cost nothing; ``overhead`` is 0 there."""
+    """``overhead`` is 0 where LoRAs cost nothing."""
 
     overhead: float
     overheads: tuple[float, ...]
-    latency_ratios: Mapping[str, float]
+    times: Mapping[str, Times]
 
 
 def write_random_loras(folder: Path, layout: LoraLayout, count: int = DISTINCT, rank: int = RANK) -> list[str]:
@@ -59,43 +88,67 @@ def write_random_loras(folder: Path, layout: LoraLayout, count: int = DISTINCT, 
     return names
 
 
-def measure(paint: Paint, loras: Sequence[str], rounds: int, tell: Callable[[str], None]) -> Report:
+def workloads(controlnets: Sequence[str], loras: Sequence[str]) -> list[Workload]:
+    """Those of the published comparison, with the first of these."""
+    return [Workload(tuple(controlnets[:few]), tuple(loras[:many])) for few, many in SHAPES]
+
+
+def measure(
+    paint: Paint,
+    serial: Alone,
+    diffusers: Alone,
+    controlnets: Sequence[str],
+    loras: Sequence[str],
+    rounds: int,
+    tell: Callable[[str], None],
+) -> Report:
     """Alternate everything, ``rounds`` times.
 
     Raises:
         RuntimeError: LoRAs that should be in memory joined late, so that what was measured is something else.
     """
-    _warm(paint, loras)
+    kinds = workloads(controlnets, loras)
+    for number, workload in enumerate([*kinds, *(Workload(loras=(name,)) for name in loras)]):
+        paint(number, workload)
     overheads: list[float] = []
-    latencies: dict[str, list[float]] = {name: [] for name in WORKLOADS}
+    times = {workload.name: Times() for workload in kinds}
     for number in range(rounds):
-        tell(f"round {number + 1} of {rounds}")
-        bare = _batch(paint, [""] * REQUESTS)
-        mixed = _batch(paint, [loras[i % len(loras)] for i in range(REQUESTS)])
+        tell(f"round {number + 1} of {rounds}: LoRAs in a batch")
+        bare, _ = _batch(paint, [Workload()] * REQUESTS)
+        mixed, _ = _batch(paint, [Workload(loras=(loras[i % len(loras)],)) for i in range(REQUESTS)])
         overheads.append(mixed / bare - 1)
-        for name, count in WORKLOADS.items():
-            latencies[name].append(_checked(paint(number, ",".join(loras[:count]))).total_ms)
-    bare_ms = median(latencies["0C0L"])
-    ratios = {name: median(times) / bare_ms for name, times in latencies.items()}
-    return Report(median(overheads), tuple(overheads), ratios)
+        for workload in kinds:
+            tell(f"round {number + 1} of {rounds}: {workload.name}")
+            mine = times[workload.name]
+            mine.latency_ms.append(_checked(paint(number, workload)).total_ms)
+            mine.served_s.append(_batch(paint, [workload] * AT_ONCE)[1] / AT_ONCE)
+            mine.serial_s.append(serial(number, workload))
+            mine.diffusers_s.append(diffusers(number, workload))
+    return Report(median(overheads), tuple(overheads), times)
 
 
 def to_json(report: Report) -> dict[str, object]:
-    """As the figures are to be reported."""
-    workloads = {name: {"latency_ratio": ratio} for name, ratio in report.latency_ratios.items()}
-    return {"workloads": workloads, "lora_step_overhead": report.overhead, "overheads_by_round": list(report.overheads)}
+    """As the figures are to be reported, with the times that they were made of."""
+    bare_ms = median(report.times[BARE].latency_ms)
+    figures = {
+        name: {
+            "latency_ratio": median(times.latency_ms) / bare_ms,
+            "throughput_ratio_to_serial": median(times.serial_s) / median(times.served_s),
+            "throughput_ratio_to_diffusers": median(times.diffusers_s) / median(times.served_s),
+            **asdict(times),
+        }
+        for name, times in report.times.items()
+    }
+    overheads = list(report.overheads)
+    return {"workloads": figures, "lora_step_overhead": report.overhead, "overheads_by_round": overheads}
 
 
-def _warm(paint: Paint, loras: Sequence[str]) -> None:
-    for number, name in enumerate(["", *loras]):
-        paint(number, name)
-
-
-def _batch(paint: Paint, wishes: Sequence[str]) -> float:
-    """Mean milliseconds of denoising of requests that come at the same time."""
+def _batch(paint: Paint, wishes: Sequence[Workload]) -> tuple[float, float]:
+    """Requests that come at the same time: their mean milliseconds of denoising, and the seconds until all are done."""
+    began = time.perf_counter()
     with ThreadPoolExecutor(len(wishes)) as pool:
         painted = list(pool.map(lambda each: _checked(paint(*each)), enumerate(wishes)))
-    return float(np.mean([each.denoise_ms for each in painted]))
+    return float(np.mean([each.denoise_ms for each in painted])), time.perf_counter() - began
 
 
 def _checked(painted: Painted) -> Painted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from dataclasses import fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def run_build(args: argparse.Namespace) -> int:
     from underpaint.build.family import build
     from underpaint.build.fetch import fetch
     from underpaint.build.plan import plan_build
+    from underpaint.build.plans import build_plans
 
     disable_progress_bar()  # of reading weights, which would stand between our lines
     if args.sources and len(args.sources) != len(recipe.variants):
@@ -77,7 +79,10 @@ def run_build(args: argparse.Namespace) -> int:
     plan = plan_build(recipe, checkpoints)
     _show_plan(plan, repository)
     if not args.dry_run:
-        build(plan, repository, fused=args.backend == "onnx", tell=lambda line: print(line, flush=True))
+        tell = partial(print, flush=True)
+        build(plan, repository, fused=args.backend == "onnx", tell=tell)
+        if args.backend == "tensorrt":
+            build_plans(recipe, repository, tell)
     return 0
 
 

@@ -1,5 +1,5 @@
 """``underpaint demo``: a server, eight prompts at once for every variant, then eight similar ones that start from
-what has been painted, contact sheets, tables, and everything gone again."""
+what has been painted, one with add-ons, contact sheets, tables, and everything gone again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm import tqdm
 
+from underpaint.client.addon_demo import AddonWave, paint_addons, save
 from underpaint.client.async_client import AsyncClient
 from underpaint.client.contact_sheet import Row, contact_sheet
 from underpaint.client.pictures import Picture
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.out.is_dir():
         raise InvalidArgument.of("out", str(args.out), "a folder; this is a file")
     with _target(args) as target:
-        waves, reuse = asyncio.run(_paint_waves(target))
+        waves, reuse, addons = asyncio.run(_paint_waves(target))
     args.out.mkdir(parents=True, exist_ok=True)
     contact_sheet("underpaint", PROMPTS, [_row(wave) for wave in waves]).save(args.out / SHEET)
     contact_sheet(f"{_POLICY}: similar prompts", _captions(reuse.similar), _reuse_rows(reuse)).save(
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     for wave in waves:
         print(summary(wave))
     print(reuse_summary(reuse))
+    print(save(addons, args.out))
     print(f"contact sheets: {args.out / SHEET}, {args.out / REUSE_SHEET}")
     return 0
 
@@ -109,13 +111,15 @@ def _target(args: argparse.Namespace) -> Iterator[Target]:
         yield Target(url, args.variants or list(deployment_of(args.model_repository).variants))
 
 
-async def _paint_waves(target: Target) -> tuple[list[Wave], Reuse]:
+async def _paint_waves(target: Target) -> tuple[list[Wave], Reuse, AddonWave | str]:
     pictures = len(PROMPTS) * len(target.variants) + len(PROMPTS) + len(SIMILAR_PROMPTS)
     with tqdm(total=pictures, unit="picture", disable=not sys.stderr.isatty(), leave=False) as bar:
         async with AsyncClient(target.url) as client:
             await client.wait_ready(timeout_s=10.0)
             waves = [await _paint_variant(client, variant, bar) for variant in target.variants]
-            return waves, await _paint_similar(client, bar)
+            reuse = await _paint_similar(client, bar)
+            _say("painting with a ControlNet and a LoRA …")
+            return waves, reuse, await paint_addons(client, waves[0].pictures[0].outcome.variant)
 
 
 async def _paint_variant(client: AsyncClient, variant: str | None, bar: tqdm[None]) -> Wave:

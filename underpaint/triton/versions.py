@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 _OF_ANOTHER_MODEL = re.compile(r"^(\.\./\.\./[^/]+/)\d+(?=/)")
-_NAMING = ("calls", "unet", "lora_twins", "lora_text_twin")  # parameters of denoisers that name models
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,9 @@ class Versioned:
         for step in pinned.ensemble_scheduling.step:
             if step.model_name in self.callers | self.components:
                 step.model_name, step.model_version = self.renamed(step.model_name, suffix), version
-        for name in _NAMING:
-            if name in pinned.parameters:
-                named = pinned.parameters[name].string_value.split(",")
-                pinned.parameters[name].string_value = ",".join(self.renamed(each, suffix) for each in named)
+        for name, parameter in config.parameters.items():  # of denoisers, some of which name models
+            named = parameter.string_value.split(",")
+            pinned.parameters[name].string_value = ",".join(self.renamed(each, suffix) for each in named)
         return pinned
 
 

@@ -15,7 +15,7 @@ from diffusers import AutoencoderTiny
 from torch import nn
 
 from underpaint.build.controlnet_configs import PREFIX
-from underpaint.build.tiny import checkpoints, evaluate, export, routing
+from underpaint.build.tiny import checkpoints, control_skill, evaluate, export, routing
 from underpaint.build.tiny.architectures import (
     AUTOENCODERS,
     TEACHER,
@@ -192,6 +192,7 @@ def train_controlnets(workshop: Workshop) -> None:
 def evaluate_family(workshop: Workshop) -> None:
     """Judge what the repository holds; prints one JSON object and leaves it beside the checkpoints."""
     reports = {name: evaluate.evaluate_exported(workshop.repository, shape) for name, shape in VARIANTS.items()}
+    reports["controlnets"] = control_skill.evaluate(workshop.repository, VARIANTS[ADDON_BASE])
     text = json.dumps(reports, indent=2)
     (workshop.out / "evaluation.json").write_text(text + "\n")
     print(text)
