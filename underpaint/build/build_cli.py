@@ -52,6 +52,9 @@ def _add_build(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a checkpoint in the hub's layout instead of the hub's own; once for each variant, in the recipe's order",
     )
     parser.add_argument("--repository", type=Path, help="default: model_repository_FAMILY")
+    parser.add_argument(
+        "--version", type=int, default=1, metavar="N", help="put it beside what is served, for `underpaint rollout`"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be made, and what that takes")
     parser.set_defaults(func=run_build)
 
@@ -80,7 +83,7 @@ def run_build(args: argparse.Namespace) -> int:
     _show_plan(plan, repository)
     if not args.dry_run:
         tell = partial(print, flush=True)
-        build(plan, repository, fused=args.backend == "onnx", tell=tell)
+        build(plan, repository, fused=args.backend == "onnx", tell=tell, version=args.version)
         if args.backend == "tensorrt":
             build_plans(recipe, repository, tell)
     return 0

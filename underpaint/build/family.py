@@ -34,7 +34,7 @@ from underpaint.build.signatures import Signature, TensorSpec
 from underpaint.build.text import text_graph
 from underpaint.build.text.wording import wording
 from underpaint.build.tokenization import write_tokenizers
-from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 MAX_LORA_RANK = 128
 _RECEIPT = "build.json"  # beside a component's graph: what it was made from, and how well
@@ -62,18 +62,22 @@ class Receipt:
         (folder / _RECEIPT).write_text(json.dumps(self.__dict__, indent=1) + "\n")
 
 
-def build(plan: Plan, repository: Path, fused: bool, tell: Callable[[str], None]) -> None:
+def build(plan: Plan, repository: Path, fused: bool, tell: Callable[[str], None], version: int = VERSION) -> None:
     """Make everything that is planned, and put it into ``repository``.
 
     Args:
         fused: graphs with onnxruntime's own operators.
         tell: takes a line about each thing that is done.
+        version: another than the first is put beside what is served, for `underpaint rollout`, and serves nobody yet.
 
     Raises:
         InvalidArgument: the repository is another family's, or a checkpoint is broken.
+        NotFound: there is no repository to put a further version into.
         Unavailable: there is not enough space for it.
     """
     _check_family(plan, repository)
+    if version != VERSION and not (repository / _OF_A_FAMILY).is_file():
+        raise NotFound(f"{repository} holds nothing that version {version} could follow; build version {VERSION} first")
     stage = repository.with_name(f"{repository.name}.building")
     _check_space(plan, stage)
     stage.mkdir(parents=True, exist_ok=True)
@@ -82,8 +86,12 @@ def build(plan: Plan, repository: Path, fused: bool, tell: Callable[[str], None]
     for variant in plan.recipe.variants:
         _write_rest(plan, variant, stage)
     write(render(plan.recipe, stage), stage)
-    _publish(stage, repository)
-    tell(f"{repository}: family {plan.recipe.name}, {', '.join(v.name for v in plan.recipe.variants)}")
+    names = ", ".join(variant.name for variant in plan.recipe.variants)
+    if version == VERSION:
+        _publish(stage, repository)
+    else:
+        _put_beside(plan, stage, repository, version)
+    tell(f"{repository}: family {plan.recipe.name}, {names}, version {version}")
 
 
 def _check_family(plan: Plan, repository: Path) -> None:
@@ -116,11 +124,11 @@ def _made(plan: Plan, component: Component, repository: Path, stage: Path, fused
     earlier = Receipt.read(folder)
     if earlier is not None and earlier.key == key:
         return f"{component.name}: was finished, {earlier.verdict}"
-    published = repository / component.name / str(VERSION)
-    present = Receipt.read(published)
-    if present is not None and present.key == key:
-        shutil.copytree(published, folder, dirs_exist_ok=True, copy_function=_link)
-        return f"{component.name}: unchanged, {present.verdict}"
+    for published in sorted((repository / component.name).glob("[0-9]*")):
+        present = Receipt.read(published)
+        if present is not None and present.key == key:
+            shutil.copytree(published, folder, dirs_exist_ok=True, copy_function=_link)
+            return f"{component.name}: unchanged, {present.verdict}"
     shutil.rmtree(stage / component.name, ignore_errors=True)
     started, partial_folder = time.monotonic(), stage / f".{component.name}"
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -241,6 +249,28 @@ def _publish(stage: Path, repository: Path) -> None:
     for model in sorted(stage.iterdir()):
         target, old = repository / model.name, stage / f".old-{model.name}"
         if target.exists():
+            _keep_what_is_not_ours(target, model)
             target.rename(old)
         model.rename(target)
+    shutil.rmtree(stage)
+
+
+def _keep_what_is_not_ours(old: Path, new: Path) -> None:
+    """Other versions, and what others have put beside ours, such as the front door's calibration."""
+    ours = {str(VERSION)} if (old / str(VERSION) / _RECEIPT).is_file() else set()
+    for path in (path for path in old.rglob("*") if path.is_file()):
+        target = new / path.relative_to(old)
+        if not target.exists() and path.relative_to(old).parts[0] not in ours:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+
+
+def _put_beside(plan: Plan, stage: Path, repository: Path, version: int) -> None:
+    """Put what has weights, and the denoisers, which know the schedule, into version directories of their own."""
+    denoisers = [f"{variant.name}_denoiser" for variant in plan.recipe.variants]
+    for name in [*(component.name for component in plan.components), *denoisers]:
+        target, old = repository / name / str(version), stage / f".old-{name}"
+        if target.exists():
+            target.rename(old)
+        (stage / name / str(VERSION)).rename(target)
     shutil.rmtree(stage)

@@ -17,7 +17,7 @@ from underpaint.build.family import Receipt, build
 from underpaint.build.plan import Component, Plan
 from underpaint.build.shapes import Shapes
 from underpaint.cli import main
-from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 FAMILY = str(Path(__file__).with_name("unet_pair.toml"))
 
@@ -56,6 +56,7 @@ def test_attention_is_fused_at_open_sizes_too(unet_pair: Built) -> None:
 
 
 def test_building_again_changes_nothing(unet_pair: Built) -> None:
+    (unet_pair.repository / "generate" / "1" / "calibration.json").write_text("{}")
     before = {path: path.read_bytes() for path in unet_pair.repository.rglob("*") if path.is_file()}
     lines: list[str] = []
     build(unet_pair.plan, unet_pair.repository, fused=True, tell=lines.append)
@@ -102,6 +103,21 @@ def test_other_weights_are_exported_anew(
     lines: list[str] = []
     build(planned([other, unet_checkpoints[1]]), repository, fused=True, tell=lines.append)
     assert [line.split()[1] for line in lines[:-1] if "unchanged" not in line] == ["mini15_unet:"]
+
+
+def test_a_further_version_is_put_beside_what_is_served(
+    unet_pair: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = shutil.copytree(unet_pair.repository, tmp_path / "repository")
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    monkeypatch.setattr(family, "_export", copying(unet_pair))
+    build(unet_pair.plan, repository, fused=True, tell=lambda line: None, version=2)
+    components = [component.name for component in unet_pair.plan.components]
+    assert {path.parent.name for path in repository.glob("*/2")} == {*components, "mini15_denoiser", "minixl_denoiser"}
+    assert all((repository / name / "2" / "model.onnx").is_file() for name in components)
+    assert {path: path.read_bytes() for path in before} == before
+    with pytest.raises(NotFound, match="build version 1 first"):
+        build(unet_pair.plan, tmp_path / "new", fused=True, tell=lambda line: None, version=2)
 
 
 # What cannot be built -------------------------------------------------------------------------------------------
