@@ -91,3 +91,14 @@ def test_what_could_not_be_loaded_is_tried_again() -> None:
     server.broken.clear()
     use(kept, "a")
     assert server.log == ["+a"]
+
+
+def test_what_does_not_answer_is_loaded_again() -> None:
+    server = Server()
+    kept = residency(server)
+    kept.restore("a")  # nobody ever wanted it
+    for loading in kept.acquire(["a"]):
+        loading.result(PATIENCE_S)
+    kept.restore("a")
+    settle(kept)
+    assert server.log == ["+a", "+a"]

@@ -53,6 +53,12 @@ def test_what_a_selected_model_needs_is_selected_too(repository):
     assert [model.name for model in read_models(repository, ["pipe*", "hold"])] == ["block", "hold", "pipeline"]
 
 
+def test_what_others_load_when_they_need_it_is_left_to_them(repository):
+    toys.python_model(repository, "later", toys.BLOCKING, on_demand="true")
+    assert "later" not in [model.name for model in read_models(repository, ["*"])]
+    assert [model.name for model in read_models(repository, ["later"])] == ["later"]
+
+
 def test_no_repository(tmp_path):
     assert "there is no model repository at" in complaint(tmp_path / "nowhere")
 

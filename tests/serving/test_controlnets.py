@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tritonclient.grpc as grpcclient
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionControlNetPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
@@ -178,3 +179,12 @@ def test_a_controlnet_that_is_killed_costs_time_only(server: Any) -> None:
     request.join(120)
     assert done and np.abs(done[0].astype(int) - expected.astype(int)).max() <= TOLERANCE
     assert beside.shape == (64, 64, 3)
+
+
+def test_a_controlnet_that_was_unloaded_is_back_for_the_next_request(server: Any) -> None:
+    fields = {"controlnet": "layout", "control_image": LAYOUT}
+    expected = painted(server, **fields)
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        client.unload_model("controlnet_layout")
+    again = painted(server, **fields)
+    assert np.abs(again.astype(int) - expected.astype(int)).max() <= TOLERANCE

@@ -24,7 +24,8 @@ class Residency:
     def __init__(self, load: Callable[[str], None], unload: Callable[[str], None], limit: int) -> None:
         """
         Args:
-            load, unload: may block, and raise an UnderpaintError; one of them is called at a time.
+            load, unload: may block, and raise an UnderpaintError; one of them is called at a time. To load what is
+                loaded must do nothing.
             limit: how many stay loaded; more only while they are in use.
         """
         self._load, self._unload, self._limit = load, unload, limit
@@ -47,6 +48,13 @@ class Residency:
                 if resident is not None:
                     resident.users -= 1
             self._evict()
+
+    def restore(self, name: str) -> None:
+        """It does not answer: load it again, in case that it is not there any more."""
+        with self._lock:
+            resident = self._residents.get(name)
+            if resident is not None and resident.loading.done():
+                resident.loading = self._worker.submit(self._load, name)
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -26,6 +26,7 @@ DISTINCT, REQUESTS, RANK = 8, 16, 16
 AT_ONCE = 8  # requests of a workload
 SHAPES = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2), (3, 2))  # ControlNets and LoRAs of a request
 BARE = "0C0L"
+_CONVOLUTIONS = ("proj_in", "proj_out")  # of one pixel; diffusers wants their factors shaped so
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ def write_random_loras(folder: Path, layout: LoraLayout, count: int = DISTINCT, 
         draw = np.random.default_rng(seed)
         tensors = {}
         for layer in layout.layers[: layout.narrow]:
-            stem = f"unet.{layer.name}"
-            tensors[f"{stem}.lora_A.weight"] = draw.normal(size=(rank, layer.inputs)).astype(np.float16)
-            tensors[f"{stem}.lora_B.weight"] = (1e-3 * draw.normal(size=(layer.outputs, rank))).astype(np.float16)
+            stem, window = f"unet.{layer.name}", (1, 1) if layer.name.endswith(_CONVOLUTIONS) else ()
+            down, up = draw.normal(size=(rank, layer.inputs)), 1e-3 * draw.normal(size=(layer.outputs, rank))
+            tensors[f"{stem}.lora_A.weight"] = down.reshape(*down.shape, *window).astype(np.float16)
+            tensors[f"{stem}.lora_B.weight"] = up.reshape(*up.shape, *window).astype(np.float16)
         save_file(tensors, folder / f"{name}.safetensors", {"underpaint.base": layout.base})
     return names
 

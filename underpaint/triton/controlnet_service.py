@@ -101,22 +101,31 @@ class ControlNetService:
     def encode(self, rows: Rows, adapted: Adapted | None) -> Answer:
         inputs = {"sample": rows.sample, "timestep": rows.timestep, **rows.conditioning.inputs()}
         model = self._names.encoder if adapted is None else self._names.encoder_locon
-        return self._call(model, {**inputs, **self._bank(adapted)}, "skips")
+        return self._call(self._halves, model, {**inputs, **self._bank(adapted)}, "skips")
 
     def decode(
         self, skips: np.ndarray, rows: Rows, residuals: np.ndarray, scales: np.ndarray, adapted: Adapted | None
     ) -> Answer:
         inputs = {"skips": skips, **rows.conditioning.inputs(), "residuals": residuals, "residual_scales": scales}
         model = self._names.decoder if adapted is None else self._names.decoder_locon
-        return self._call(model, {**inputs, **self._bank(adapted)}, "noise_pred")
+        return self._call(self._halves, model, {**inputs, **self._bank(adapted)}, "noise_pred")
 
     def _call_controlnet(self, name: str, rows: Rows, images: np.ndarray) -> Answer:
         inputs = {"sample": rows.sample, "timestep": rows.timestep[:, None], **rows.conditioning.inputs()}
-        return self._call(f"{PREFIX}{name}", {**inputs, "control_image": images}, "residuals")
+        return self._call(self._residency, f"{PREFIX}{name}", {**inputs, "control_image": images}, "residuals")
 
-    def _call(self, model: str, inputs: dict[str, np.ndarray], output: str) -> Answer:
+    def _call(self, residency: Residency, model: str, inputs: dict[str, np.ndarray], output: str) -> Answer:
+        """Call a model that should be loaded. One that was unloaded all the same is back for the next try."""
         answer = self._transport.begin(model, inputs, [output], self._timeout_s)
-        return lambda: answer()[output]
+
+        def wait() -> np.ndarray:
+            try:
+                return answer()[output]
+            except Unavailable:
+                residency.restore(model)
+                raise
+
+        return wait
 
     def _control(self, op: str, model: str) -> None:
         """Load or unload a model, see ``model_control_model``."""
