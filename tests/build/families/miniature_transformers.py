@@ -48,7 +48,7 @@ def sd35() -> StableDiffusion3Pipeline:
         joint_attention_dim=40,
         caption_projection_dim=32,
         pooled_projection_dim=28,
-        pos_embed_max_size=12,
+        pos_embed_max_size=16,
         qk_norm="rms_norm",
         dual_attention_layers=(0,),
     )
@@ -98,7 +98,7 @@ def sana() -> SanaPipeline:
     transformer = SanaTransformer2DModel(
         in_channels=8,
         out_channels=8,
-        num_layers=2,
+        num_layers=1,
         num_attention_heads=4,
         attention_head_dim=8,
         num_cross_attention_heads=4,
