@@ -141,7 +141,7 @@ PAINTINGS = st.builds(
     ),
     seed=st.integers(0, 10_000),
     steps=st.integers(1, 8),
-    scheduler=st.sampled_from(["ddim", "euler"]),
+    scheduler=st.sampled_from(["ddim", "euler", "dpm_solver_multistep"]),
     guidance=st.sampled_from([1.0, 1.5, 4.0]),
     skipped=st.sampled_from([0, 0, 1, 4]),
 )

@@ -94,10 +94,14 @@ def test_a_perfect_model_ends_in_the_clean_image_from_any_start(steps: int) -> N
                 for levels in ([t.alphas for t in tables], [t.sigmas for t in tables])
             )
             x, clean = step(
-                prediction.v_prediction, [(t, i) for t in tables], x, alpha * NOISE - sigma * CLEAN, [None] * 2
+                prediction.v_prediction,
+                [(t, i) for t in tables],
+                x,
+                alpha * NOISE - sigma * CLEAN,
+                [None] * len(tables),
             )
-            np.testing.assert_allclose(clean, np.stack([CLEAN, CLEAN]), atol=2e-3)
-        np.testing.assert_allclose(x, np.stack([CLEAN, CLEAN]), atol=2e-3)
+            np.testing.assert_allclose(clean, np.stack([CLEAN] * len(tables)), atol=2e-3)
+        np.testing.assert_allclose(x, np.stack([CLEAN] * len(tables)), atol=2e-3)
 
 
 def test_a_perfect_flow_ends_in_the_clean_image() -> None:
