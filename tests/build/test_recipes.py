@@ -85,6 +85,13 @@ def test_every_committed_recipe_is_sound(path: Path) -> None:
         ("unet_instances = 2", "unet_instances = 0", r"fine: unet_instances: got 0"),
         ("unet_threads = 4", "unet_threads = 0", r"fine: unet_threads: got 0"),
         ("unet_timeout_s = 30", "unet_timeout_s = 0", r"fine: unet_timeout_s: got 0"),
+        # where it is built from, and where it runs
+        ("max_rows = 8", 'max_rows = 8\nkind = "tpu"', r"fast: kind: got 'tpu'; allowed: auto, cpu, gpu"),
+        ("max_rows = 8", 'max_rows = 8\nprecision = "int4"', r"precision: got 'int4'; allowed: float32, float16"),
+        ("max_rows = 8", "max_rows = 8\nvae_batch = 0", r"vae_batch: got 0; allowed: 1 or more"),
+        ("max_rows = 8", 'max_rows = 8\nrepo_id = "a/b"', r"revision: got ''; allowed: a commit of the hub"),
+        ("max_rows = 8", 'max_rows = 8\nnetwork_file = "c"', r"network_file: got 'c'; allowed: given with its repo_id and revision"),
+        ("max_rows = 8", 'max_rows = 8\nscheduler = "ddim"', r"scheduler: got 'ddim'; allowed: a table"),
         # sizes
         *[
             ("[[64, 32], [32, 64]]", sizes, r"^two.toml: fast: sizes: got .*; allowed: one or more \[width, height\]")

@@ -200,9 +200,17 @@ def _build(kind: type[Recipe], raw: Mapping[str, Any], path: Path) -> Recipe:
         raise InvalidArgument(f"{where}: {error}") from None
 
 
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "a string"),
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "an integer"),
+    "float": ((int, float), "a number"),
+    "Mapping[str, object]": ((dict,), "a table"),
+}
+
+
 def _check_type(field: str, annotation: str, value: object) -> None:
     """Of what is annotated with a plain type; an integer may stand for a number."""
-    wanted = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}.get(annotation)
-    if wanted is not None and type(value) not in wanted:
-        names = {"str": "a string", "bool": "true or false", "int": "an integer", "float": "a number"}
-        raise InvalidArgument.of(field, value, names[annotation])
+    types, name = _TYPES.get(annotation, ((type(value),), ""))
+    if type(value) not in types:
+        raise InvalidArgument.of(field, value, name)
