@@ -111,13 +111,14 @@ def _embedders(recipe: FamilyRecipe, repository: Path) -> list[mc.ModelConfig]:
     text = config_json(repository, "embed_text")
     embedding = [mc.model_output("embedding", "FP32", [text["projection_dim"]])]
     ids = [mc.model_input("input_ids", "INT32", [text["max_position_embeddings"]])]
-    side = config_json(repository, "embed_image")["image_size"]
+    side = config_json(repository, "embed_image")["image_size"] or -1  # a tower that resizes takes any
     image = [mc.model_input("image", "UINT8", [side, side, 3])]
+    size = recipe.variants[0].sizes[0][::-1]
     template = (ENSEMBLES / "embed_prompt.pbtxt").read_text()
     return [
         mc.ensemble(template, {"family": recipe.name, "dimensions": text["projection_dim"]}),
         mc.onnx_model("embed_text", ids, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
-        mc.onnx_model("embed_image", image, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
+        mc.onnx_model("embed_image", image, embedding, max_batch_size=_TEXT_ENCODER_BATCH, free_dims={"image": size}),
     ]
 
 
@@ -261,14 +262,15 @@ def _what_foresees(repository: Path, name: str) -> Scorer:
     return Scorer(_weights(repository, [name]), config["small_weights"], tuple(config["quantiles"]))
 
 
-def weights_of(repository: Path, variant: str) -> str:
+def weights_of(repository: Path, variant: str, version: int = VERSION) -> str:
     """A short hash over all weights that decide what a variant paints; empty where it has none."""
-    return _weights(repository, [variant + part for part in _PARTS])
+    return _weights(repository, [variant + part for part in _PARTS], version)
 
 
-def _weights(repository: Path, models: Sequence[str]) -> str:
+def _weights(repository: Path, models: Sequence[str], version: int = VERSION) -> str:
     """A short hash over the weights of some models; empty where they have none."""
-    files = [path for model in models for path in sorted((repository / model / "1").glob("*.safetensors"))]
+    folders = [repository / model / str(version) for model in models]
+    files = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
     if not files:
         return ""
     digests = (hashlib.sha256(path.read_bytes()).digest() for path in files)

@@ -1,0 +1,36 @@
+"""``underpaint retrieval``: put the towers that look for similar pictures into a model repository."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from underpaint.errors import NotFound
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for module in ("torch", "open_clip"):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"the `retrieval` extra is not installed: no {module}", name=module)
+    parser = subparsers.add_parser(
+        "retrieval",
+        help="export a CLIP of open_clip's as embed_text and embed_image",
+        description="Its text must be read by the family's first tokenizer, as CLIP's are. Render the repository "
+        "afterwards, by a recipe with clip = true.",
+    )
+    parser.add_argument("repository", type=Path, help="a model repository")
+    parser.add_argument("--model", default="ViT-L-14", help="as open_clip names it; default: %(default)s")
+    parser.add_argument("--pretrained", default="openai", help="a tag of open_clip's, or a file; default: %(default)s")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from underpaint.build.retrieval import build_towers, load  # not at the top: torch takes seconds
+
+    if not args.repository.is_dir():
+        raise NotFound(f"there is no model repository at {args.repository}: build the family first")
+    sizes = ((64, 64), (96, 64))  # to compare with; the image tower takes any
+    for name, parity in build_towers(load(args.model, args.pretrained), args.repository, sizes).items():
+        print(f"{args.repository / name}: parity {parity if parity is None else f'{parity:.1e}'}")
+    return 0
