@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from underpaint.images import METADATA_KEY, read_metadata, to_base64, to_png
+from underpaint.errors import InvalidArgument
+from underpaint.images import METADATA_KEY, read_images, read_metadata, to_base64, to_png
 
 # What travels as JSON; a lone surrogate is no text and cannot be sent as UTF-8 either.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -61,3 +63,22 @@ def test_base64_is_the_same_file_as_text() -> None:
     png = to_png(picture(), {"seed": 1})
     assert base64.b64decode(to_base64(png), validate=True) == png
     assert METADATA_KEY == "underpaint"  # files that are out there are read by this name
+
+
+def test_pictures_are_read_in_order_and_as_rgb(tmp_path: Path) -> None:
+    levels = (10, 200)
+    for level in levels:
+        Image.fromarray(np.full((4, 6), level, np.uint8)).save(tmp_path / f"{level}.png")
+    read = read_images("control_image", [tmp_path / f"{level}.png" for level in levels])
+    assert read.shape == (2, 4, 6, 3) and read.dtype == np.uint8
+    assert [int(each.min()) for each in read] == [int(each.max()) for each in read] == list(levels)
+
+
+def test_what_is_no_picture_is_refused_by_the_fields_name(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    Image.new("RGB", (5, 4)).save(tmp_path / "b.png")
+    wrong = {"holds a picture": ["text.png"], "No such file": ["none.png"], "one size": ["a.png", "b.png"]}
+    for said, names in wrong.items():
+        with pytest.raises(InvalidArgument, match=f"^control_image: got .*{said}"):
+            read_images("control_image", [tmp_path / name for name in names])

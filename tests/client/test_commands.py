@@ -43,6 +43,18 @@ def test_options_become_wishes_of_their_types(tmp_path: Path) -> None:
     assert order.path == tmp_path / "x.png"
 
 
+def test_control_images_are_read_and_flags_are_flags(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png")]
+    for path in paths:
+        Picture(np.full((4, 4, 3), 7, np.uint8), an_outcome()).save(path)
+    files = ("--control-image", *map(str, paths), "--controlnet-stale")
+    (order,) = plan_orders(
+        parse("generate", "x", "--controlnet", "layout,edges", *files, "-o", str(tmp_path / "x.png"))
+    )
+    assert order.wishes["control_image"].shape == (2, 4, 4, 3)
+    assert order.wishes["controlnet_stale"] is True and "guidance_split" not in order.wishes
+
+
 def test_several_pictures_have_consecutive_seeds(tmp_path: Path) -> None:
     options = ("-n", "3", "--seed", "7", "--request-id", "me", "-o", str(tmp_path / "x.png"))
     orders = plan_orders(parse("generate", "a red circle", *options))
