@@ -90,7 +90,7 @@ def test_every_committed_recipe_is_sound(path: Path) -> None:
         ("max_rows = 8", 'max_rows = 8\nprecision = "int4"', r"precision: got 'int4'; allowed: float32, float16"),
         ("max_rows = 8", "max_rows = 8\nvae_batch = 0", r"vae_batch: got 0; allowed: 1 or more"),
         ("max_rows = 8", 'max_rows = 8\nrepo_id = "a/b"', r"revision: got ''; allowed: a commit of the hub"),
-        ("max_rows = 8", 'max_rows = 8\nnetwork_file = "c"', r"network_file: got 'c'; allowed: given with its repo_id and revision"),
+        ("max_rows = 8", 'max_rows = 8\nnetwork_file = "c"', r"network_file: got 'c'; allowed: given with its repo_id"),
         ("max_rows = 8", 'max_rows = 8\nscheduler = "ddim"', r"scheduler: got 'ddim'; allowed: a table"),
         # sizes
         *[

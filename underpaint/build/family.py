@@ -37,6 +37,7 @@ from underpaint.build.tokenization import write_tokenizers
 from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 MAX_LORA_RANK = 128
+_EMBEDDERS = ("embed_text", "embed_image")
 _RECEIPT = "build.json"  # beside a component's graph: what it was made from, and how well
 _OF_A_FAMILY = "generate/1/deployment.json"
 
@@ -85,6 +86,8 @@ def build(plan: Plan, repository: Path, fused: bool, tell: Callable[[str], None]
         tell(f"[{number}/{len(plan.components)}] {_made(plan, component, repository, stage, fused)}")
     for variant in plan.recipe.variants:
         _write_rest(plan, variant, stage)
+    if plan.recipe.retrieval_model:
+        tell(_towers(plan, repository, stage))
     write(render(plan.recipe, stage), stage)
     names = ", ".join(variant.name for variant in plan.recipe.variants)
     if version == VERSION:
@@ -214,6 +217,26 @@ def _tokens(variant: VariantRecipe, stage: Path) -> int:
 
 def _write_twins(component: Component, folder: Path, traced: ModelProto) -> None:
     write_twins(folder, traced, component.variant.name, MAX_LORA_RANK)
+
+
+def _towers(plan: Plan, repository: Path, stage: Path) -> str:
+    """Make the embedders that retrieval looks with, unless they are there; returns how that went."""
+    recipe = plan.recipe
+    facts = [__version__, torch.__version__, recipe.retrieval_model, recipe.retrieval_pretrained]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    for place in (stage, repository):
+        present = [Receipt.read(place / name / str(VERSION)) for name in _EMBEDDERS]
+        if all(receipt is not None and receipt.key == key for receipt in present):
+            for name in _EMBEDDERS if place == repository else ():
+                shutil.copytree(repository / name, stage / name, dirs_exist_ok=True, copy_function=_link)
+            return f"{', '.join(_EMBEDDERS)}: unchanged"
+    from underpaint.build.retrieval import build_towers, load  # needs an extra of its own
+
+    parities = build_towers(load(recipe.retrieval_model, recipe.retrieval_pretrained), stage, recipe.variants[0].sizes)
+    receipts = {name: Receipt(key, parity, 0.0) for name, parity in parities.items()}
+    for name, receipt in receipts.items():
+        receipt.write(stage / name / str(VERSION))
+    return "; ".join(f"{name}: {receipt.verdict}" for name, receipt in receipts.items())
 
 
 # The rest -------------------------------------------------------------------------------------------------------

@@ -122,7 +122,8 @@ class FamilyRecipe:
     """A family and which of its variants play the small and the large role, and that of the refiner of cached images.
 
     ``clip``: whether it brings the embedders that retrieve cached images; ``routing``: whether it brings the router and
-    the discriminator that cascades of its small and its large variant need.
+    the discriminator that cascades of its small and its large variant need. ``retrieval_model`` and
+    ``retrieval_pretrained``: the CLIP of open_clip's that a build makes the embedders of, by its names for both.
     """
 
     name: str
@@ -132,10 +133,17 @@ class FamilyRecipe:
     clip: bool = False
     refiner: str = ""
     routing: bool = False
+    retrieval_model: str = ""
+    retrieval_pretrained: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidArgument.of("name", self.name, _NAME_ALLOWED)
+        retrieval = (self.retrieval_model, self.retrieval_pretrained)
+        if any(retrieval) and not (self.clip and all(retrieval)):
+            raise InvalidArgument.of(
+                "retrieval_model", self.retrieval_model, "given with retrieval_pretrained and clip"
+            )
         names = [v.name for v in self.variants]
         for name in names:
             if names.count(name) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter, namedtuple
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import onnx
 import pytest
 
 from tests.build.families.conftest import Built, planned
-from underpaint.build import family
+from tests.conftest import REPOSITORY
+from underpaint.build import family, retrieval
 from underpaint.build.family import Receipt, build
 from underpaint.build.plan import Component, Plan
 from underpaint.build.shapes import Shapes
 from underpaint.cli import main
+from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument, NotFound, Unavailable
 
 FAMILY = str(Path(__file__).with_name("unet_pair.toml"))
@@ -118,6 +121,30 @@ def test_a_further_version_is_put_beside_what_is_served(
     assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(NotFound, match="build version 1 first"):
         build(unet_pair.plan, tmp_path / "new", fused=True, tell=lambda line: None, version=2)
+
+
+def test_embedders_are_made_where_the_recipe_names_them(
+    unet_pair: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+
+    def towers(model: tuple[str, str], stage: Path, _sizes: Any) -> dict[str, float]:
+        made.append(model)
+        for name in ("embed_text", "embed_image"):
+            shutil.copytree(REPOSITORY / name, stage / name)
+        return {"embed_text": 1e-6, "embed_image": 2e-6}
+
+    monkeypatch.setattr(family, "_export", copying(unet_pair))
+    monkeypatch.setattr(retrieval, "load", lambda model, pretrained: (model, pretrained))
+    monkeypatch.setattr(retrieval, "build_towers", towers)
+    recipe = replace(unet_pair.plan.recipe, clip=True, retrieval_model="ViT-L-14", retrieval_pretrained="openai")
+    plan, lines = replace(unet_pair.plan, recipe=recipe), []
+    for _ in range(2):
+        build(plan, tmp_path / "repository", fused=True, tell=lines.append)
+    assert made == [("ViT-L-14", "openai")]
+    assert "embed_text, embed_image: unchanged" in lines
+    assert Deployment.load(tmp_path / "repository" / "generate" / "1").embedder
+    assert (tmp_path / "repository" / "pair_embed_prompt" / "config.pbtxt").is_file()
 
 
 # What cannot be built -------------------------------------------------------------------------------------------
