@@ -56,6 +56,7 @@ def test_every_committed_recipe_is_sound(path: Path) -> None:
         # names
         ('small = "fast"', 'small = "tiny"', r"^two.toml: two: small: got 'tiny'; allowed: fast, fine$"),
         ('large = "fine"', 'large = ""', r"^two.toml: two: large: got ''; allowed: fast, fine$"),
+        ('large = "fine"', 'large = "fine"\nretrieval_model = "a"', r"two: retrieval_model: got 'a'; allowed: .*clip"),
         ('name = "fine"', 'name = "fast"', r"variants: got 'fast twice'; allowed: each name once"),
         ('name = "fine"', 'name = "../fine"', r"\.\./fine: name: got '\.\./fine'; allowed: lower-case"),
         ('name = "fine"', 'name = "fast_refine"', r"name: got 'fast_refine'; .*underscore"),

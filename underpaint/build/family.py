@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ from underpaint.build.signatures import Signature, TensorSpec
 from underpaint.build.text import text_graph
 from underpaint.build.text.wording import wording
 from underpaint.build.tokenization import write_tokenizers
-from underpaint.errors import InvalidArgument, NotFound, Unavailable
+from underpaint.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 
 MAX_LORA_RANK = 128
 _EMBEDDERS = ("embed_text", "embed_image")
@@ -74,11 +75,14 @@ def build(plan: Plan, repository: Path, fused: bool, tell: Callable[[str], None]
     Raises:
         InvalidArgument: the repository is another family's, or a checkpoint is broken.
         NotFound: there is no repository to put a further version into.
+        Unsupported: a package that it needs is not installed.
         Unavailable: there is not enough space for it.
     """
     _check_family(plan, repository)
     if version != VERSION and not (repository / _OF_A_FAMILY).is_file():
         raise NotFound(f"{repository} holds nothing that version {version} could follow; build version {VERSION} first")
+    if plan.recipe.retrieval_model and find_spec("open_clip") is None:
+        raise Unsupported("open_clip, which the embedders are made of, is missing: pip install 'underpaint[retrieval]'")
     stage = repository.with_name(f"{repository.name}.building")
     _check_space(plan, stage)
     stage.mkdir(parents=True, exist_ok=True)

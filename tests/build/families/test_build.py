@@ -20,7 +20,7 @@ from underpaint.build.plan import Component, Plan
 from underpaint.build.shapes import Shapes
 from underpaint.cli import main
 from underpaint.deployment import Deployment
-from underpaint.errors import InvalidArgument, NotFound, Unavailable
+from underpaint.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 
 FAMILY = str(Path(__file__).with_name("unet_pair.toml"))
 
@@ -139,6 +139,10 @@ def test_embedders_are_made_where_the_recipe_names_them(
     monkeypatch.setattr(retrieval, "build_towers", towers)
     recipe = replace(unet_pair.plan.recipe, clip=True, retrieval_model="ViT-L-14", retrieval_pretrained="openai")
     plan, lines = replace(unet_pair.plan, recipe=recipe), []
+    monkeypatch.setattr(family, "find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match=r"open_clip.* is missing: pip install 'underpaint\[retrieval\]'"):
+        build(plan, tmp_path / "repository", fused=True, tell=lines.append)
+    monkeypatch.setattr(family, "find_spec", lambda name: name)
     for _ in range(2):
         build(plan, tmp_path / "repository", fused=True, tell=lines.append)
     assert made == [("ViT-L-14", "openai")]
