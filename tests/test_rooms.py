@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache", "addons"},
     "server": VOCABULARY | {"cache"},
     "monitor": VOCABULARY | {"control", "server", "cache"},
+    "rollout": VOCABULARY | {"build", "cache", "front_door", "monitor", "server", "triton"},
     "build": VOCABULARY | {"diffusion", "triton", "addons"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
     "bench": VOCABULARY

@@ -31,6 +31,7 @@ _ROOMS = (
     Room("underpaint.build.controlnet_cli", "build", ("controlnet",)),
     Room("underpaint.monitor.cli", "control", ("monitor",)),
     Room("underpaint.build.retrieval_cli", "retrieval", ("retrieval",)),
+    Room("underpaint.rollout.cli", "embedded", ("rollout",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
     Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),
     Room("underpaint.bench.profile_cli", "embedded", ("profile",)),

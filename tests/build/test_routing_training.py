@@ -38,7 +38,7 @@ from underpaint.build.tiny.routing_data import (
     share_of,
 )
 from underpaint.build.tiny.scenes import Scene, stream
-from underpaint.build.tiny.scorers import Discriminator, Router, agree, scorer_config
+from underpaint.build.tiny.scorers import Advised, Discriminator, Router, agree, scorer_config
 from underpaint.build.tiny.skill import auc, calibration_error, platt, sigmoid
 from underpaint.build.tiny.tokenizer import encode, load_tokenizer
 from underpaint.build.tiny.train_discriminator import DiscriminatorTask, draw_lessons, told_loss
@@ -210,8 +210,8 @@ def test_scores_that_separate_perfectly_stay_finite() -> None:
 
 def test_graphs_give_the_calibrated_scores_of_the_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
-    router, discriminator = (kind(scorer_config(len(TOKENIZER))).eval() for kind in (Router, Discriminator))
-    torch.nn.init.zeros_(discriminator.direct.weight)  # or scores are too small to be compared
+    router, discriminator = (kind(scorer_config(len(TOKENIZER))).eval() for kind in (Router, Advised))
+    torch.nn.init.zeros_(discriminator.discriminator.direct.weight)  # or scores are too small to be compared
     logits, happened = np.linspace(-3, 3, 200), (np.arange(200) % 7 < np.linspace(0, 7, 200)).astype(float)
     with caplog.at_level(logging.INFO):
         for scorer in (router, discriminator):
@@ -223,7 +223,7 @@ def test_graphs_give_the_calibrated_scores_of_the_classes(tmp_path: Path, caplog
         "image": pixels(stream(1, 3)).numpy(),
         "input_ids": np.array(encode(TOKENIZER, captions_of(list(stream(1, 3)))), np.int32),
     }
-    for name, kind, graph in (("router", Router, RouterGraph), ("discriminator", Discriminator, DiscriminatorGraph)):
+    for name, kind, graph in (("router", Router, RouterGraph), ("discriminator", Advised, DiscriminatorGraph)):
         folder = tmp_path / name / "1"
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
         wanted = {each.name: inputs[each.name] for each in session.get_inputs()}

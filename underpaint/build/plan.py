@@ -13,7 +13,7 @@ from underpaint.build.checkpoint import Checkpoint
 from underpaint.build.networks import network_class
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.build.shapes import vae_scale_factor
-from underpaint.build.text import PIPELINES
+from underpaint.build.text import check_encoders
 from underpaint.build.text.wording import wording
 from underpaint.errors import InvalidArgument
 
@@ -85,8 +85,7 @@ def plan_build(recipe: FamilyRecipe, checkpoints: Mapping[str, Checkpoint]) -> P
 
 
 def _check(variant: VariantRecipe, checkpoint: Checkpoint) -> None:
-    if checkpoint.pipeline not in PIPELINES:
-        raise InvalidArgument.of("pipeline of the checkpoint", checkpoint.pipeline, ", ".join(PIPELINES))
+    check_encoders(checkpoint.pipeline, checkpoint.encoders)
     if variant.pipeline and checkpoint.pipeline != variant.pipeline:
         raise InvalidArgument.of(
             "pipeline of the checkpoint", checkpoint.pipeline, f"{variant.pipeline}, which {variant.name} is made of"

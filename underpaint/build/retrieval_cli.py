@@ -10,9 +10,8 @@ from underpaint.errors import NotFound
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    for module in ("torch", "open_clip"):
-        if find_spec(module) is None:
-            raise ModuleNotFoundError(f"the `retrieval` extra is not installed: no {module}", name=module)
+    if find_spec("torch") is None:  # that open_clip is missing is said when it is needed
+        raise ModuleNotFoundError("the `retrieval` extra is not installed: no torch", name="torch")
     parser = subparsers.add_parser(
         "retrieval",
         help="export a CLIP of open_clip's as embed_text and embed_image",

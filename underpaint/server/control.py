@@ -42,6 +42,14 @@ class ControlClient:
         index = self._json("POST", "/v2/repository/index", {"ready": True}, timeout_s=30.0)
         return sorted({entry["name"] for entry in index if entry.get("state") == "READY"})
 
+    def in_transition(self) -> list[str]:
+        """Names of the models of which a version is being loaded or unloaded.
+
+        Server 2.51 hangs, or corrupts its memory, where a version is loaded again before its unloading has ended.
+        """
+        index = self._json("POST", "/v2/repository/index", {}, timeout_s=30.0)
+        return sorted({entry["name"] for entry in index if entry.get("state") in ("LOADING", "UNLOADING")})
+
     def config(self, model: str) -> dict[str, Any]:
         """The configuration that the server runs a model with, fit to be loaded again with changes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -211,3 +212,13 @@ def test_an_instruction_goes_with_sana_only(checkpoints: dict[str, Path]) -> Non
     recipe = FamilyRecipe("flux", "flux", "flux", (replace(variant("flux"), complex_human_instruction=True),))
     with pytest.raises(InvalidArgument, match="complex_human_instruction: got True; allowed: false for FluxPipeline"):
         plan_build(recipe, {"flux": Checkpoint(checkpoints["flux"])})
+
+
+def test_a_checkpoint_without_t5_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    index = json.loads((checkpoints["sd35"] / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "text_encoder_3": [None, None]}))
+    recipe = FamilyRecipe("sd35", "sd35", "sd35", (variant("sd35"),))
+    with pytest.raises(
+        InvalidArgument, match=r"text encoders of the checkpoint: got .*; allowed: 3 for StableDiffusion3"
+    ):
+        plan_build(recipe, {"sd35": Checkpoint(tmp_path)})

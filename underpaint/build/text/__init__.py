@@ -7,7 +7,7 @@ and ``attention_mask`` float32 [B, T].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from torch import nn
@@ -15,14 +15,13 @@ from torch import nn
 from underpaint.build.graph import Graph
 from underpaint.errors import InvalidArgument
 
-_GRAPHS = {
-    "StableDiffusionPipeline": ("clip", "ClipTextGraph"),
-    "StableDiffusionXLPipeline": ("clip", "ClipPairTextGraph"),
-    "StableDiffusion3Pipeline": ("sd3", "SD3TextGraph"),
-    "FluxPipeline": ("flux", "FluxTextGraph"),
-    "SanaPipeline": ("gemma", "GemmaTextGraph"),
+_GRAPHS = {  # and how many text encoders it joins
+    "StableDiffusionPipeline": ("clip", "ClipTextGraph", 1),
+    "StableDiffusionXLPipeline": ("clip", "ClipPairTextGraph", 2),
+    "StableDiffusion3Pipeline": ("sd3", "SD3TextGraph", 3),
+    "FluxPipeline": ("flux", "FluxTextGraph", 2),
+    "SanaPipeline": ("gemma", "GemmaTextGraph", 1),
 }
-PIPELINES = tuple(_GRAPHS)
 
 
 def text_graph(pipeline: str, encoders: Mapping[str, nn.Module], **options: object) -> Graph:
@@ -34,9 +33,18 @@ def text_graph(pipeline: str, encoders: Mapping[str, nn.Module], **options: obje
     Raises:
         InvalidArgument: there is none for such a pipeline.
     """
-    if pipeline not in _GRAPHS:
-        raise InvalidArgument.of("pipeline", pipeline, ", ".join(_GRAPHS))
-    module, name = _GRAPHS[pipeline]
+    check_encoders(pipeline, tuple(encoders))
+    module, name, _ = _GRAPHS[pipeline]
     weights = nn.ModuleDict(encoders) if len(encoders) > 1 else next(iter(encoders.values()))
     graph: Graph = getattr(import_module(f"{__name__}.{module}"), name)(weights, **options)
     return graph
+
+
+def check_encoders(pipeline: str, encoders: Sequence[str]) -> None:
+    """Raise InvalidArgument unless there is a graph for such a pipeline with text encoders of these names."""
+    if pipeline not in _GRAPHS:
+        raise InvalidArgument.of("pipeline of the checkpoint", pipeline, ", ".join(_GRAPHS))
+    count = _GRAPHS[pipeline][2]
+    if len(encoders) != count:
+        allowed = f"{count} for {pipeline}; a checkpoint that leaves one out is not served"
+        raise InvalidArgument.of("text encoders of the checkpoint", ", ".join(encoders) or "none", allowed)

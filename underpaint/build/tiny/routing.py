@@ -22,7 +22,7 @@ from underpaint.build.tiny.loop import Budget, Recipe, train
 from underpaint.build.tiny.painter import Painter
 from underpaint.build.tiny.routing_data import Judged, Share, load_judged
 from underpaint.build.tiny.scenes import SIDE
-from underpaint.build.tiny.scorers import Discriminator, Router, Scorer
+from underpaint.build.tiny.scorers import Advised, Discriminator, Router, Scorer
 from underpaint.build.tiny.skill import auc, calibration_error, platt, sigmoid
 from underpaint.build.tiny.tokenizer import load_tokenizer
 from underpaint.build.tiny.train_discriminator import DiscriminatorTask, Lessons, confidence, load_lessons
@@ -68,9 +68,10 @@ def train_discriminator(workshop: Workshop) -> None:
     discriminator = trained.average["discriminator"].eval()
     assert isinstance(discriminator, Discriminator)
     held = _judged(workshop, Share.CALIBRATION, tokenizer)
-    logits = confidence(discriminator, held.images, held.ids).numpy()
-    calibrate(discriminator, logits, held.right.numpy(), weights_of(workshop.repository, SMALL.name))
-    write_discriminator(discriminator, workshop.repository)
+    advised = Advised.of(discriminator, Router.from_pretrained(workshop.repository / "router" / "1"))
+    logits = confidence(advised, held.images, held.ids).numpy()
+    calibrate(advised, logits, held.right.numpy(), weights_of(workshop.repository, SMALL.name))
+    write_discriminator(advised, workshop.repository)
 
 
 def _reader(workshop: Workshop, tokenizer: CLIPTokenizer) -> Discriminator:
@@ -117,7 +118,7 @@ def calibrate(scorer: Scorer, logits: np.ndarray, happened: np.ndarray, small_we
     log.info(
         "%s: AUC %.3f, calibration error %.3f, on %d pictures of which %.1f%% are right",
         type(scorer).__name__, auc(scores, happened), calibration_error(scores, happened), len(scores),
-        100 * (happened.mean() if isinstance(scorer, Discriminator) else 1 - happened.mean()),
+        100 * (happened.mean() if isinstance(scorer, Advised) else 1 - happened.mean()),
     )  # fmt: skip
 
 
@@ -135,9 +136,9 @@ class RouterGraph(nn.Module):
 class DiscriminatorGraph(nn.Module):
     """image uint8 [B, 64, 64, 3] and input_ids int32 [B, 24] to score [B, 1], the chance that the image is right."""
 
-    def __init__(self, discriminator: Discriminator) -> None:
+    def __init__(self, advised: Advised) -> None:
         super().__init__()
-        self.weights = discriminator
+        self.weights = advised
 
     def forward(self, image: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
         return self.weights.probability(self.weights(normalise(image), input_ids.long()))[:, None]
@@ -147,5 +148,5 @@ def write_router(router: Router, repository: Path) -> None:
     write_component(repository / "router" / "1", router, RouterGraph, _IDS, "score")
 
 
-def write_discriminator(discriminator: Discriminator, repository: Path) -> None:
-    write_component(repository / "discriminator" / "1", discriminator, DiscriminatorGraph, _IMAGE_AND_IDS, "score")
+def write_discriminator(advised: Advised, repository: Path) -> None:
+    write_component(repository / "discriminator" / "1", advised, DiscriminatorGraph, _IMAGE_AND_IDS, "score")

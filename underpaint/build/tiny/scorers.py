@@ -2,7 +2,8 @@
 
 Both read captions with a small CLIP text transformer of their own. The discriminator also reads pictures, with a small
 convolutional network, and compares the two readings fact by fact (see `facts`): what the caption says and the picture
-shows with certainty agrees, what either is unsure of agrees by half.
+shows with certainty agrees, what either is unsure of agrees by half. What is served as discriminator is advised by the
+router, which has learnt more of what prompts are hard.
 
 Scores are calibrated probabilities: `scale` and `offset` of the config, fitted on captions that the weights have not
 seen, turn logits into them (Platt 1999).
@@ -56,9 +57,17 @@ class Reading(NamedTuple):
 
 
 class Scorer(CLIPPreTrainedModel):
-    """Reads captions: the text transformer, and what it makes of the facts (`reader` is of use in training)."""
+    """Gives logits."""
 
     config_class = CLIPTextConfig
+
+    def probability(self, logits: torch.Tensor) -> torch.Tensor:
+        """Calibrated."""
+        return torch.sigmoid(self.config.scale * logits + self.config.offset)
+
+
+class Reader(Scorer):
+    """Reads captions: the text transformer, and what it makes of the facts (`reader` is of use in training)."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__(config)
@@ -70,12 +79,8 @@ class Scorer(CLIPPreTrainedModel):
         features = self.text_model(ids).pooler_output
         return Reading(features, self.reader(features))
 
-    def probability(self, logits: torch.Tensor) -> torch.Tensor:
-        """Calibrated."""
-        return torch.sigmoid(self.config.scale * logits + self.config.offset)
 
-
-class Router(Scorer):
+class Router(Reader):
     """From a prompt to the chance that the small variant fails, overall and fact by fact."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -95,7 +100,7 @@ class Router(Scorer):
         return self.foresee(self.read(ids))[0]
 
 
-class Discriminator(Scorer):
+class Discriminator(Reader):
     """From a prompt and a picture of it to the chance that the picture is as told."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -125,6 +130,28 @@ class Discriminator(Scorer):
     def forward(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Pictures [B, 3, 64, 64] in [-1, 1] and ids int64 [B, 24] to logits [B] that they are right."""
         return self.compare(self.look(images), self.read(ids))[0]
+
+
+class Advised(Scorer):
+    """The discriminator's view of a picture and the router's of its prompt: their logits add up (a product of experts,
+    Hinton 2002, for which each would have to err in its own way, and mostly does)."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__(config)
+        self.discriminator, self.router = Discriminator(config), Router(config)
+        self.post_init()
+
+    @classmethod
+    def of(cls, discriminator: Discriminator, router: Router) -> Advised:
+        """Both as they were trained."""
+        advised = cls(discriminator.config)
+        advised.discriminator, advised.router = discriminator, router
+        return advised.eval()
+
+    def forward(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """As the discriminator."""
+        logits: torch.Tensor = self.discriminator(images, ids) - self.router(ids)
+        return logits
 
 
 def agree(shown: torch.Tensor, told: torch.Tensor) -> torch.Tensor:

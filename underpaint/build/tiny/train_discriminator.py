@@ -25,7 +25,7 @@ from underpaint.build.tiny import checkpoints
 from underpaint.build.tiny.data import pixels
 from underpaint.build.tiny.facts import facts
 from underpaint.build.tiny.routing_data import Judged, Share, captions_of, edited, scenes_of
-from underpaint.build.tiny.scorers import Discriminator, scorer_config
+from underpaint.build.tiny.scorers import Discriminator, Scorer, scorer_config
 from underpaint.build.tiny.tokenizer import encode
 from underpaint.build.tiny.train_variant import reading_loss
 
@@ -150,7 +150,7 @@ def told_loss(logits: torch.Tensor, verdicts: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def confidence(discriminator: Discriminator, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def confidence(discriminator: Scorer, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Logits [N] for pictures uint8 [N, 64, 64, 3] and ids [N, 24]."""
     batches = zip(images.split(256), ids.split(256), strict=True)
     return torch.cat([discriminator(normalise(each), text.long()) for each, text in batches])
