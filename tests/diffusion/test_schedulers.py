@@ -213,6 +213,40 @@ def test_rows_of_one_call_may_follow_one_step_and_multistep_schedules() -> None:
     assert np.abs(x[0] - x[1]).max() > 1e-3  # two methods, two pictures
 
 
+# How noisy 1024x1024 is before steps 5, 10, ... 30 of 50, by the configurations that the hub has.
+HUB_LEVELS = {
+    "sd35-large": (
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+        (0.964, 0.922, 0.872, 0.814, 0.743, 0.657),
+    ),
+    "flux-dev": (
+        {
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "shift": 3.0,
+            "use_dynamic_shifting": True,
+            "timestep_spacing": "trailing",
+        },
+        (0.966, 0.927, 0.881, 0.826, 0.760, 0.678),
+    ),
+    "sana": (
+        {
+            "_class_name": "DPMSolverMultistepScheduler",
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": 3.0,
+        },
+        (0.964, 0.923, 0.875, 0.818, 0.750, 0.666),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", HUB_LEVELS)
+def test_levels_of_the_hubs_configurations(variant: str) -> None:
+    raw, expected = HUB_LEVELS[variant]
+    levels = load_scheduler(raw).schedule(50, 64 * 64).sigmas[5:31:5]
+    np.testing.assert_allclose(levels, expected, atol=6e-4)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_noise_is_added_as_diffusers_adds_it(prediction_type: str) -> None:
     theirs = DDIMScheduler(clip_sample=False, prediction_type=prediction_type, timestep_spacing="trailing")
