@@ -28,6 +28,7 @@ _ROOMS = (
     Room("underpaint.addons.cli", "serve", ("lora",)),
     Room("underpaint.build.cli", "build", ("render",)),
     Room("underpaint.build.build_cli", "build", ("build", "families")),
+    Room("underpaint.build.plans_cli", "tensorrt", ("plans",)),
     Room("underpaint.build.controlnet_cli", "build", ("controlnet",)),
     Room("underpaint.monitor.cli", "control", ("monitor",)),
     Room("underpaint.build.retrieval_cli", "retrieval", ("retrieval",)),

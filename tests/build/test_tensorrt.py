@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -16,7 +18,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from tests.conftest import REPOSITORY
 from underpaint.build.plans import build_plans, engines, with_plan
-from underpaint.build.recipes import load_recipe
+from underpaint.build.recipes import FamilyRecipe, load_recipe
 from underpaint.build.repository import FAMILIES
 from underpaint.build.tensorrt import (
     Label,
@@ -223,17 +225,66 @@ def test_a_build_that_fails_leaves_nothing(unet: Path, tmp_path: Path, monkeypat
 # A repository -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The models of tiny-m, their graphs as if onnxruntime's own operators were ONNX's."""
+    folder = tmp_path / "repository"
+    for model in REPOSITORY.glob("tiny-m_*"):
+        shutil.copytree(model, folder / model.name)
+    for path in folder.glob("*/1/*.onnx"):
+        graph = onnx.load(path, load_external_data=False)
+        for node in graph.graph.node:
+            node.domain = ""
+        path.write_bytes(graph.SerializeToString())
+    return folder
+
+
+@pytest.fixture
+def recipe() -> FamilyRecipe:
+    tiny = load_recipe(FAMILIES / "tiny.toml")
+    only = tuple(variant for variant in tiny.variants if variant.name == "tiny-m")
+    return replace(tiny, variants=only, small="tiny-m", large="tiny-m", refiner="")
+
+
 def test_a_repository_is_told_line_by_line_where_there_is_no_trtexec(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, recipe: FamilyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    recipe, said = load_recipe(FAMILIES / "tiny.toml"), []
-    assert not build_plans(recipe, REPOSITORY, said.append)
+    said: list[str] = []
+    assert not build_plans(recipe, repository, said.append)
     told = [line for line in said if line.startswith("trtexec ")]
-    assert len(told) == len(list(engines(recipe, REPOSITORY)))
-    unet = next(line for line in told if "tiny-l_unet/1/model.onnx" in line)
-    assert "--maxShapes=sample:32x16x8x8,timestep:32,encoder_hidden_states:32x24x64" in unet
-    assert any("tiny-s_vae_encoder/1/model.onnx" in line for line in told)
+    assert len(told) == len(list(engines(recipe, repository)))
+    unet = next(line for line in told if "tiny-m_unet/1/model.onnx" in line)
+    assert "--maxShapes=sample:32x" in unet
+    assert any("tiny-m_vae_encoder/1/model.onnx" in line for line in told)
+
+
+def test_graphs_with_onnxruntimes_own_operators_are_refused(recipe: FamilyRecipe) -> None:
+    with pytest.raises(
+        InvalidArgument, match=r"operators: got 'com.microsoft'; .* build the family with --backend ten"
+    ):
+        build_plans(recipe, REPOSITORY, print)
+
+
+def test_a_repository_is_built_where_there_is_trtexec(
+    repository: Path, recipe: FamilyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: the second time, nothing is left to do, and the graphs of twins are still found."""
+    (tmp_path / "bin").mkdir()
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 9.0\n")
+    smi.chmod(0o755)
+    says = 'echo "&&&& RUNNING TensorRT.trtexec [TensorRT v101601]"'
+    trtexec(tmp_path / "bin", monkeypatch, f'if [ "$1" = --help ]; then {says}; exit; fi; {WRITES}')
+    for _ in range(2):
+        assert build_plans(recipe, repository, print)
+    built = list(engines(recipe, repository))
+    assert len((tmp_path / "bin" / "trtexec.calls").read_text().split()) == len(built)
+    assert {"tiny-m_unet", "tiny-m_unet_lora", "tiny-m_vae_decoder", "tiny-m_text_encoder"} <= {e.model for e in built}
+    for engine in built:
+        check(repository / engine.model / "1" / "model_sm90.plan", engine.recipe, MACHINE)
+        config = text_format.Parse((repository / engine.model / "config.pbtxt").read_text(), ModelConfig())
+        assert (config.backend, config.version_policy.specific.versions) == ("tensorrt", [1])
 
 
 def test_the_same_model_is_run_by_the_other_backend(unet: Path) -> None:

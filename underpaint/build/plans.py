@@ -11,12 +11,13 @@ from google.protobuf import text_format
 
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.build.shapes import VERSION, config_json, vae_scale_factor
-from underpaint.build.tensorrt import Machine, Recipe, Span, build_plan, find_machine, plan_name
-from underpaint.errors import Unsupported
+from underpaint.build.tensorrt import Machine, Recipe, Span, build_plan, find_machine, foreign_operators, plan_name
+from underpaint.errors import InvalidArgument, Unsupported
 from underpaint.triton.model_config import ModelConfig, ModelInstanceGroup, to_text
 
 # Of the twins' banks, and of the residuals that a decoder half adds up: open dimensions that are no batch.
 _OTHERS = {"loras": Span(1, 2, 8), "rank": Span(1, 16, 128), "residuals": Span(1, 2, 16)}
+_GRAPH = "graph"  # the parameter that remembers what a plan was built from, relative to the version directory
 _TIMING_CACHE = "timing.cache"
 _PIXELS = ("_vae_encoder",)  # graphs whose height and width count pixels, not latents
 
@@ -51,9 +52,15 @@ def build_plans(recipe: FamilyRecipe, repository: Path, tell: Callable[[str], No
     """Build all plans and point the configs at them; where there is no trtexec, tell what to run. Whether it was done.
 
     Raises:
+        InvalidArgument: the graphs have operators of onnxruntime's own.
         Unavailable: a build failed; what was built before it stays.
     """
     wanted = list(engines(recipe, repository))
+    for engine in wanted:
+        foreign = foreign_operators(engine.recipe.graph)
+        if foreign:
+            allowed = "ONNX's own; build the family with --backend tensorrt"
+            raise InvalidArgument.of(f"{engine.model}: operators", foreign, allowed)
     try:
         machine = find_machine()
     except Unsupported as why:
@@ -79,6 +86,7 @@ def with_plan(config: ModelConfig, recipe: Recipe, machine: Machine) -> ModelCon
     changed.default_model_filename = plan_name(machine)
     changed.cc_model_filenames[machine.compute_capability] = plan_name(machine)
     changed.ClearField("parameters")  # of onnxruntime
+    changed.parameters[_GRAPH].string_value = _graph_file(config)
     count = sum(group.count for group in config.instance_group) or 1
     profiles = [str(number) for number in range(len(recipe.profiles))]
     changed.ClearField("instance_group")
@@ -105,8 +113,10 @@ def _dims(shape: Sequence[int | str], ranges: Mapping[str, Span], batch: int, ba
 
 
 def _graph_file(config: ModelConfig) -> str:
-    """The graph, where it is another model's; a plan's name tells nothing of its graph."""
-    return config.default_model_filename if config.default_model_filename.endswith(".onnx") else ""
+    """The graph, where it is another model's; a model that runs a plan remembers it."""
+    if config.backend == "tensorrt":
+        return config.parameters[_GRAPH].string_value
+    return config.default_model_filename
 
 
 def _sizes(variant: VariantRecipe, repository: Path, model: str) -> list[dict[str, int]]:

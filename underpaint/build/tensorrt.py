@@ -137,6 +137,12 @@ def _at(spec: TensorSpec, values: Mapping[str, int]) -> str:
     return f"{spec.name}:{'x'.join(str(values[d] if isinstance(d, str) else d) for d in spec.dims)}"
 
 
+def foreign_operators(graph: Path) -> str:
+    """Whose operators a graph has that are not ONNX's, so that TensorRT cannot read it; empty where there are none."""
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return ", ".join(sorted({node.domain for node in nodes} - {"", "ai.onnx"}))
+
+
 def graph_hash(graph: Path) -> str:
     """Of an ONNX file and of the weights that it keeps in other files."""
     digest = hashlib.sha256(graph.read_bytes())
