@@ -1,7 +1,8 @@
 """What the family's LoRAs learn: the scenes, drawn in another style, and shapes that the base has never seen.
 
 A style changes how every scene is drawn and not what is said of it; a new shape takes the place of one thing's, in the
-picture and in the caption.
+picture and in the caption. All keep to the family's own colours: its autoencoder has seen no others and paints none, so
+no LoRA of a UNet could.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from underpaint.build.tiny import scenes
@@ -18,26 +18,33 @@ from underpaint.build.tiny.scenes import COLOURS, SIDE, SUPERSAMPLING, Scene, ca
 
 Style = Callable[[Scene], Image.Image]
 
-# Four inks, dark to light, by how bright a pixel is.
-INKS = ((38, 24, 64), (140, 48, 88), (236, 132, 76), (252, 232, 176))
+# What each colour is printed with, where there are four inks.
+_INK = {
+    **dict.fromkeys(("red", "green", "blue", "purple"), "blue"),
+    **dict.fromkeys(("orange", "pink", "cyan"), "orange"),
+    **dict.fromkeys(("yellow", "white"), "white"),
+    "black": "black",
+}
+# What becomes of the colours that are not light.
+_LIGHTER = {"red": "pink", "orange": "yellow", "green": "cyan", "blue": "cyan", "purple": "pink", "black": "white"}
 _OUTLINE_WIDTH = 2.0  # pixels
 _CRESCENT_SHIFT = 0.45  # of the radius: how far the bite out of a moon is from its middle
 
 
 def palette(scene: Scene) -> Image.Image:
-    """Only four inks."""
-    luma = np.asarray(render(scene).convert("L"), np.float32)
-    return Image.fromarray(np.array(INKS, np.uint8)[np.clip(luma // 64, 0, 3).astype(int)])
+    """Only four inks; a thing that would be lost in its background has another."""
+    return render(_recoloured(scene, _INK[scene.background], lambda colour: _INK[colour], "orange", "white"))
 
 
 def pastel(scene: Scene) -> Image.Image:
-    """Every colour halfway to white."""
-    return _recoloured(scene, lambda pixels: 0.5 * pixels + 127.5)
+    """Only the light colours: each becomes its lighter kin, or another where it would be lost in its background."""
+    background = _LIGHTER.get(scene.background, scene.background)
+    return render(_recoloured(scene, background, lambda colour: _LIGHTER.get(colour, colour), "white", "pink"))
 
 
 def night(scene: Scene) -> Image.Image:
-    """Dark and bluish."""
-    return _recoloured(scene, lambda pixels: pixels * np.array([0.3, 0.35, 0.6], np.float32))
+    """Everything on black; what was black itself is blue."""
+    return render(_recoloured(scene, "black", lambda colour: colour, "blue", "blue"))
 
 
 def outline(scene: Scene) -> Image.Image:
@@ -53,9 +60,18 @@ def outline(scene: Scene) -> Image.Image:
     return canvas.reduce(SUPERSAMPLING)
 
 
-def _recoloured(scene: Scene, change: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
-    pixels = change(np.asarray(render(scene), np.float32))
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+def _recoloured(
+    scene: Scene, background: str, change: Callable[[str], str], instead: str, instead_on_that: str
+) -> Scene:
+    """The scene on another background, with other colours; ``instead`` of the background's own, or the other one where
+    that is what the background has."""
+    other = instead if instead != background else instead_on_that
+    colours = [change(thing.colour) for thing in scene.things]
+    things = tuple(
+        dataclasses.replace(thing, colour=colour if colour != background else other)
+        for thing, colour in zip(scene.things, colours, strict=True)
+    )
+    return dataclasses.replace(scene, background=background, things=things)
 
 
 STYLES: Mapping[str, Style] = {"palette": palette, "outline": outline, "pastel": pastel, "night": night}
