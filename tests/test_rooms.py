@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "build": VOCABULARY | {"diffusion", "triton", "addons"},
     "client": VOCABULARY | {"front_door", "policies", "server"},
     "bench": VOCABULARY
-    | {"client", "build", "front_door", "policies", "cache", "control", "evidence", "monitor", "addons"},
+    | {"client", "build", "front_door", "policies", "cache", "control", "evidence", "monitor", "addons", "server"},
 }
 
 

@@ -50,6 +50,7 @@ def inputs_of(name: str, component: str, batch: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_onnx_equals_the_classes_on_the_same_folder(name: str, component: str) -> None:
+    torch.manual_seed(0)
     variant = load_variant(REPOSITORY, VARIANTS[name])
     graph = {
         "unet": UNetGraph(variant.unet, 8),
@@ -64,7 +65,7 @@ def test_onnx_equals_the_classes_on_the_same_folder(name: str, component: str) -
             expected = graph(*inputs.values()).numpy()
         (got,) = onnx_session.run(None, {key: value.numpy() for key, value in inputs.items()})
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
-        tolerance = 1 if got.dtype == np.uint8 else 1e-4
+        tolerance = 1 if got.dtype == np.uint8 else 1e-4 * max(1.0, np.abs(expected).max())
         assert np.abs(got.astype(float) - expected).max() <= tolerance
 
 
