@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionPipeline,
@@ -81,6 +82,7 @@ CASES = {
     "ddim": ("tiny-s", DDIMScheduler),
     "euler": ("tiny-s", EulerDiscreteScheduler),
     "flow_match_euler": ("tiny-l", _FlowMatchScheduler),
+    "dpm_solver_multistep": ("tiny-s", DPMSolverMultistepScheduler),
 }
 
 
