@@ -96,7 +96,7 @@ class Operator:
         if rollout.percent < 100:
             raise InvalidArgument.of("percent", rollout.percent, "100: promote it first")
         up = [server.name for server in self._servers if server.control.live()]
-        if up:  # server 2.51 corrupts its memory where models that were loaded as other versions get requests
+        if up:  # server 2.51 died of models that were loaded again as another version, see docs/rollout.md
             raise InvalidArgument.of("server", ", ".join(up), "none that is up: stop them first")
         version = rollout.candidate
         self._repository.settle(version)
