@@ -31,7 +31,10 @@ REFUSED = {
     "negative seed": ({"seed": -1}, "seed: got -1; allowed: 0 to 9223372036854775807"),
     "unknown variant": ({"variant": "sdxl"}, "variant: got 'sdxl'; allowed: tiny-l, tiny-m, tiny-s"),
     "unknown policy": ({"policy": "magic"}, "policy: got 'magic'; allowed: vanilla"),
-    "unknown scheduler": ({"scheduler": "dpm"}, "scheduler: got 'dpm'; allowed: flow_match_euler, dpm_solver_multistep with tiny-l"),
+    "unknown scheduler": (
+        {"scheduler": "dpm"},
+        "scheduler: got 'dpm'; allowed: flow_match_euler, dpm_solver_multistep with tiny-l",
+    ),
     "unknown format": ({"output_format": "gif"}, "output_format: got 'gif'; allowed: tensor, png, none"),
     "unknown field": ({"promt": "typo"}, "parameter name: got 'promt'; allowed: prompt, "),
     "unknown op": ({"op": "explode"}, "op: got 'explode'; allowed: run, cancel, heartbeat"),
