@@ -15,7 +15,18 @@ from underpaint.bench import policies_report
 from underpaint.bench.arena import Match, entrants
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.machine import Machine
-from underpaint.bench.policies import VANILLA, Contest, Pace, Slice, blocks, cost_ratio, hold, images_in_all, speed
+from underpaint.bench.policies import (
+    VANILLA,
+    Contest,
+    Pace,
+    Slice,
+    blocks,
+    cost_ratio,
+    hold,
+    images_in_all,
+    processor_ms,
+    speed,
+)
 from underpaint.bench.results import Bound, Costs, Jury, PolicyResult, bound, judge_all, results
 from underpaint.bench.served import Account
 from underpaint.bench.workload import WorkItem
@@ -120,6 +131,27 @@ def test_a_slice_is_compared_with_vanilla_around_it() -> None:
 
 def test_vanilla_alone_has_nothing_to_be_compared_with() -> None:
     assert speed([a_slice(VANILLA, 4.0, 0)], VANILLA).slice_ratios == (1.0,)
+
+
+def test_processor_time_is_counted_by_model_and_without_repetitions() -> None:
+    clock = itertools.count()
+
+    def processor() -> dict[str, float]:
+        ticks = next(clock)  # twice a slice; a model that is loaded later has no time before
+        return {"tritonserver": 0.06 * ticks, **({"tiny-l_unet": 0.6 * (ticks - 1)} if ticks > 1 else {})}
+
+    contest = hold(["modm"], ITEMS[:6], FakeServer(), PACE, processor=processor)
+    assert processor_ms(contest.slices, "modm") == pytest.approx({"tiny-l_unet": 100.0, "tritonserver": 10.0})
+    assert list(processor_ms(contest.slices, "modm")) == ["tiny-l_unet", "tritonserver"]
+    assert processor_ms(contest.slices, VANILLA) == pytest.approx({"tritonserver": 10.0})
+    told = results(contest, judge_all(contest, None), COSTS)["modm"].to_json()
+    assert told["cpu_ms_per_image"] == pytest.approx(110.0) and told["cpu_ratio"] == pytest.approx(11.0)
+
+
+def test_of_a_server_that_is_not_ours_there_is_no_processor_time() -> None:
+    contest = hold(["modm"], ITEMS[:6], FakeServer(), PACE)
+    told = results(contest, judge_all(contest, None), COSTS)["modm"].to_json()
+    assert told["cpu_ms_per_image"] is None and told["cpu_ratio"] is None and told["cpu_ms_by_model"] == {}
 
 
 def test_the_variants_are_measured_in_turns() -> None:

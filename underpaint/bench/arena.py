@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,10 @@ from underpaint.bench.flops import VariantCost
 from underpaint.bench.load import work_off
 from underpaint.bench.patience import insist
 from underpaint.bench.policies import Contest, Pace, cost_ratio, hold, images_in_all, speed
+from underpaint.bench.processor import Seconds
 from underpaint.bench.quality import Embedder
 from underpaint.bench.results import Costs, Jury, PolicyResult, judge_all, results
-from underpaint.bench.serving import PATIENCE_S, Paint, painter, server, variant_painter
+from underpaint.bench.serving import PATIENCE_S, Paint, painter, site, variant_painter
 from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.pictures import Picture
 from underpaint.client.serving import deployment_of
@@ -110,14 +112,15 @@ class Arena:
         small, large = self.deployment.refiner, self.deployment.large
         with (
             borrowed(self.repository) as repository,
-            server(order.url, repository) as url,
-            Client(url, timeout_s=PATIENCE_S) as client,
+            nullcontext(None) if order.url else site(repository) as own,
+            Client(own.url if own else str(order.url), timeout_s=PATIENCE_S) as client,
         ):
             client.wait_ready()
             print(f"measuring {small} against {large} …", file=sys.stderr, flush=True)
             small_cost = cost_ratio(variant_painter(client), small, large, order.pace)
             dials = Dials(repository, small) if order.url is None else None
-            contest = _contest(order, painter(client), _Preparation(order, dials, small_cost))
+            prepare = _Preparation(order, dials, small_cost)
+            contest = _contest(order, painter(client), prepare, own.processor if own else dict)
         jury = judge_all(contest, self.embedder)
         return Match(contest, jury, results(contest, jury, Costs(self.flops, small, small_cost)), small_cost)
 
@@ -149,7 +152,7 @@ def share_at_pace(throughput_ratio: float, small_cost: float) -> float:
     return round(min(max((1 - 1 / throughput_ratio) / (1 - small_cost), 0.0), 1.0), 3)
 
 
-def _contest(order: Order, paint: Paint, prepare: _Preparation) -> Contest:
+def _contest(order: Order, paint: Paint, prepare: _Preparation, processor: Callable[[], Seconds] = dict) -> Contest:
     items = list(islice(workload(order.seed), order.warm + order.requests))
     ahead, counted = items[: order.warm], items[order.warm :]
     names = [entrant.name for entrant in order.entrants]
@@ -168,7 +171,7 @@ def _contest(order: Order, paint: Paint, prepare: _Preparation) -> Contest:
         for name in warmed:
             prepare(name, Contest(names))
             warm_up(name, ahead, paint_by_name, tell, order.pace.concurrency)
-        return hold(names, counted, paint_by_name, order.pace, prepare, tell)
+        return hold(names, counted, paint_by_name, order.pace, prepare, tell, processor)
 
 
 def warm_up(

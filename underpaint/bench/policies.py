@@ -8,12 +8,14 @@ drifts for both. Every policy has a tenant of its own, so that none finds what a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import TypeVar
 
 from underpaint.bench.load import Window, busy_rate_per_s, closed_loop, rate_per_s, work_off
+from underpaint.bench.processor import Seconds, since
 from underpaint.bench.served import Served
 from underpaint.bench.workload import WorkItem
 from underpaint.client.pictures import Picture
@@ -31,7 +33,7 @@ class Pace:
     Attributes:
         concurrency: requests under way at any time.
         slice_rounds: a slice holds so many requests for each of them.
-        settle_s: between slices, for what the server does after its answers (insert into the cache).
+        settle_s: after each slice, for what the server does after its answers (insert into the cache).
         pair_rounds, pair_s: how often, and how long, the two variants are measured against each other.
     """
 
@@ -50,7 +52,8 @@ class Pace:
 class Slice:
     """A block of requests that went through one policy; times since the run began.
 
-    ``again``: vanilla had painted it before, and only its pace was wanted.
+    ``again``: vanilla had painted it before, and only its pace was wanted. ``processor_s``: by model, what the server
+    computed for it, inserts after the answers included; empty where that cannot be seen.
     """
 
     policy: str
@@ -59,6 +62,7 @@ class Slice:
     began_s: float
     ended_s: float
     again: bool = False
+    processor_s: Seconds = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def hold(
     pace: Pace,
     prepare: Callable[[str, Contest], None] = lambda policy, contest: None,
     tell: Callable[[str], None] = lambda policy: None,
+    processor: Callable[[], Seconds] = dict,
 ) -> Contest:
     """Run the contest. Ctrl-C, or a server that is gone, ends it early with what there is.
 
@@ -97,12 +102,13 @@ def hold(
         policies: names that ``paint`` understands; vanilla is among them, or added.
         prepare: called before every slice with its policy and what has been measured so far.
         tell: called after every image, with the policy that painted it.
+        processor: the processor time that the server has taken so far.
 
     Raises:
         InvalidArgument: a request cannot be served as it stands, so that the others cannot either.
     """
     others = [policy for policy in policies if policy != VANILLA]
-    ring = _Ring(Contest([VANILLA, *others]), paint, pace, tell)
+    ring = _Ring(Contest([VANILLA, *others]), paint, pace, tell, processor)
     try:
         for block in blocks(items, pace.slice_items):
             for policy in ring.contest.policies:
@@ -135,9 +141,16 @@ def blocks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 class _Ring:
     """Runs slices and keeps the record."""
 
-    def __init__(self, contest: Contest, paint: Paint, pace: Pace, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        contest: Contest,
+        paint: Paint,
+        pace: Pace,
+        tell: Callable[[str], None],
+        processor: Callable[[], Seconds],
+    ) -> None:
         self.contest = contest
-        self._paint, self._pace, self._tell = paint, pace, tell
+        self._paint, self._pace, self._tell, self._processor = paint, pace, tell, processor
         self._began_s = time.perf_counter()
 
     def run(self, policy: str, block: Sequence[WorkItem], again: bool = False) -> None:
@@ -157,14 +170,16 @@ class _Ring:
                     self.contest.served.setdefault(policy, []).append(served)
             self._tell(policy)
 
-        time.sleep(self._pace.settle_s)
-        began_s = self._now_s()
+        before, began_s = self._processor(), self._now_s()
         cycles = work_off(work, len(block), self._pace.concurrency)
+        ended_s = self._now_s()
+        time.sleep(self._pace.settle_s)
+        taken = since(before, self._processor())
         answered = len(block) - len(failed)
         if not answered:
             raise Unavailable(f"{policy}: all of {len(block)} requests failed; {self.contest.failures[-1].message}")
         images_per_s = busy_rate_per_s(cycles) * answered / len(block)
-        self.contest.slices.append(Slice(policy, answered, images_per_s, began_s, self._now_s(), again))
+        self.contest.slices.append(Slice(policy, answered, images_per_s, began_s, ended_s, again, taken))
 
     def _serve(self, policy: str, item: WorkItem) -> Served:
         sent_s = self._now_s()
@@ -211,6 +226,16 @@ def _vanilla_pace_s(slices: Sequence[Slice], beside: Slice) -> float:
     before = [each for each in vanilla if each.began_s < beside.began_s][-1:]
     after = [each for each in vanilla if each.began_s > beside.began_s][:1]
     return mean(1 / each.images_per_s for each in (*before, *after) or [beside])
+
+
+def processor_ms(slices: Sequence[Slice], policy: str) -> Mapping[str, float]:
+    """Milliseconds of processor an image of a policy took, by model, the most first; empty where nobody looked."""
+    own = [each for each in slices if each.policy == policy and not each.again]
+    taken: Counter[str] = Counter()
+    for each in own:
+        taken.update(each.processor_s)
+    images = sum(each.images for each in own)
+    return {name: 1e3 * seconds / images for name, seconds in taken.most_common() if seconds}
 
 
 def cost_ratio(paint_with: Callable[[str, int], object], small: str, large: str, pace: Pace) -> float:

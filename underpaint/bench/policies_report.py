@@ -17,7 +17,7 @@ from underpaint.bench.results import PolicyResult
 from underpaint.bench.sheets import policy_sheet
 
 _COLUMNS = ("policy", "images/s", "×", "slices", "accuracy", "×", "95%", "FID ×", "CLIP ×", "diversity ×", "GFLOP ×",
-            "hits", "skipped", "p50 s", "p99 s", "bound", "reached")  # fmt: skip
+            "CPU ×", "hits", "skipped", "p50 s", "p99 s", "bound", "reached")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,7 @@ def _cells(policy: str, told: Mapping[str, Any], result: PolicyResult) -> tuple[
         _number(told["clip_ratio"], 3),
         _number(told["diversity_ratio"], 2),
         _number(told["compute_ratio"], 2),
+        _number(told["cpu_ratio"], 2),
         f"{told['hit_rate']:.0%}",
         f"{told['steps_skipped']:.0%}",
         f"{told['latency_p50'] / 1000:.2f}",

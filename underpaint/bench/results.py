@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from underpaint.bench.flops import VariantCost
-from underpaint.bench.policies import VANILLA, Contest, Speed, speed
+from underpaint.bench.policies import VANILLA, Contest, Speed, processor_ms, speed
 from underpaint.bench.quality import (
     Embedder,
     Judged,
@@ -53,7 +53,8 @@ class Work:
 class PolicyResult:
     """Of one policy, beside vanilla on the same requests. Without quality where judging was cut short.
 
-    ``latency_p50_ms``, ``latency_p99_ms``: at saturation.
+    ``latency_p50_ms``, ``latency_p99_ms``: at saturation. ``processor_ms``: of the server, an image, by model;
+    ``processor_ratio``: to vanilla's. Both without anything in them where the server was not ours.
     """
 
     speed: Speed
@@ -61,6 +62,8 @@ class PolicyResult:
     latency_p50_ms: float
     latency_p99_ms: float
     bound: Bound
+    processor_ms: Mapping[str, float] = field(default_factory=dict)
+    processor_ratio: float | None = None
     quality: Quality | None = None
     ratios: QualityRatios | None = None
 
@@ -83,6 +86,9 @@ class PolicyResult:
             **({} if self.quality is None else asdict(self.quality)),
             "steps_skipped_on_hits": self.work.steps_skipped_on_hits,
             "gflop_per_image": self.work.gflop_per_image,
+            "cpu_ms_per_image": sum(self.processor_ms.values()) or None,
+            "cpu_ratio": self.processor_ratio,
+            "cpu_ms_by_model": self.processor_ms,
             "stages_ms": self.work.stages_ms,
             "hit_overhead_share": self.work.hit_overhead_share,
             "hit_cache_share": self.work.hit_cache_share,
@@ -181,6 +187,8 @@ def results(contest: Contest, jury: Jury, costs: Costs) -> dict[str, PolicyResul
 def _result(contest: Contest, policy: str, jury: Jury, costs: Costs) -> PolicyResult:
     served, pace = contest.images_of(policy), speed(contest.slices, policy)
     accounts = [each.account for each in served]
+    taken_ms = processor_ms(contest.slices, policy)
+    vanilla_ms = sum(processor_ms(contest.slices, VANILLA).values())
     p50, p99 = np.percentile([each.latency_s * 1000 for each in served], [50, 99])
     own, ratios = _beside_vanilla(jury, policy)
     return PolicyResult(
@@ -189,6 +197,8 @@ def _result(contest: Contest, policy: str, jury: Jury, costs: Costs) -> PolicyRe
         latency_p50_ms=float(p50),
         latency_p99_ms=float(p99),
         bound=bound(accounts, costs.small, costs.small_cost, pace.ratio),
+        processor_ms=taken_ms,
+        processor_ratio=sum(taken_ms.values()) / vanilla_ms if vanilla_ms else None,
         quality=own,
         ratios=ratios,
     )

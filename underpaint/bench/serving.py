@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from underpaint.bench.patience import insist
+from underpaint.bench.processor import Seconds, processor_s
 from underpaint.bench.workload import WorkItem
 from underpaint.cache.location import VARIABLE
 from underpaint.client.pictures import Picture
@@ -45,12 +46,16 @@ def server(url: str | None, repository: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Site:
-    """A server of the bench's own: its addresses, and the folder of its store, where its settings lie."""
+    """A server of the bench's own: its addresses, and the folder of its store, where its settings lie.
+
+    ``processor``: see ``bench.processor``.
+    """
 
     url: str
     http_url: str
     metrics_url: str
     store: Path
+    processor: Callable[[], Seconds]
 
 
 @contextmanager
@@ -58,7 +63,7 @@ def site(repository: Path) -> Iterator[Site]:
     """A server that is started on ``repository``, with a store that goes with it."""
     store = tempfile.TemporaryDirectory(prefix="underpaint-bench-")
     with store as folder, _environment(VARIABLE, folder), embedded(repository) as own:
-        yield Site(own.grpc_url, own.http_url, own.metrics_url, Path(folder))
+        yield Site(own.grpc_url, own.http_url, own.metrics_url, Path(folder), lambda: processor_s(own.pid))
 
 
 def painter(client: Client) -> Paint:

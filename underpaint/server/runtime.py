@@ -110,6 +110,8 @@ def environment(
         "LD_LIBRARY_PATH": _path(libraries),
         # The stub embeds Python and finds its packages through the first python3 on PATH.
         "PATH": _path([str(Path(sys.prefix) / "bin"), base.get("PATH", "")]),
+        # numpy's products here are tiny, and a thread that helped with one spins for 30 ms, waiting for the next.
+        "OPENBLAS_NUM_THREADS": base.get("OPENBLAS_NUM_THREADS", "1"),
         **({} if store is None else {VARIABLE: str(store.absolute())}),
     }
 
