@@ -12,7 +12,15 @@ import pytest
 
 from underpaint.bench.load import Cycle
 from underpaint.bench.profile_cli import text
-from underpaint.bench.profiling import SmallModels, latency, load_scores, pair_up, save_scores, with_cascades
+from underpaint.bench.profiling import (
+    SmallModels,
+    latency,
+    load_scores,
+    pair_up,
+    save_scores,
+    spread_of,
+    with_cascades,
+)
 from underpaint.build.tiny.scenes import caption, render, stream
 from underpaint.cli import main
 from underpaint.client.messages import Call
@@ -60,6 +68,13 @@ def test_as_many_at_a_time_take_as_long_as_it_takes_to_make_them() -> None:
     found = latency(cycles, 4)
     assert (found.batch, found.mean_s, found.p50_s, found.p95_s) == (4, 2.0, 2.0, 2.0)
     assert found.images_per_s == 2
+    assert found.cores is None
+    assert latency(cycles, 4, cpu_s=0.75).cores == 1.5
+
+
+def test_the_spread_of_lone_images_is_relative_to_their_mean() -> None:
+    spread = spread_of([Cycle(0, 0.0, took) for took in (1.0, 1.0, 1.0, 5.0)])
+    assert (spread[0], spread[len(spread) // 2], spread[-1]) == (0.5, 0.5, 2.5)
 
 
 def test_small_models_are_timed_where_there_are_any() -> None:

@@ -14,12 +14,17 @@ from underpaint.control.demand import OURS
 from underpaint.control.profile import Cascade, Costs, Latency, Mix, Profile, VariantProfile
 from underpaint.control.published import published
 from underpaint.control.simulation.clock import Clock
+from underpaint.control.simulation.decisions import Decision
+from underpaint.control.simulation.devices import PLACES
 from underpaint.control.simulation.jobs import RULES, Rules
 from underpaint.control.simulation.population import Population, population, recorded
 from underpaint.control.simulation.report import bilinear, summarise
 from underpaint.control.simulation.run import simulate
 from underpaint.control.simulation.scenario import Run, Scenario
 from underpaint.errors import InvalidArgument, NotFound
+from underpaint.front_door.door import DoorLimits
+from underpaint.policies import Settings
+from underpaint.policies.hadis import Hadis
 
 SMALL = VariantProfile("s", 4, (Latency(1, 1.0), Latency(2, 1.5)), load_s=3.0, loss=30.0)
 LARGE = VariantProfile("l", 50, (Latency(1, 4.0), Latency(2, 6.0)), load_s=3.0, loss=20.0)
@@ -106,19 +111,66 @@ def test_a_device_that_swaps_is_out_of_service_after_its_batch() -> None:
     assert finished.swaps == 1
 
 
-def test_variants_that_share_a_device_slow_each_other_down_and_join_between_steps() -> None:
-    shared = replace(PAIR, shared=True, step_batching=True)
-    alone, _ = run([0, 0.5], split(1, 0), profile=shared)
+SHARED = replace(PAIR, shared=True, step_batching=True)
+
+
+def test_images_of_a_variant_join_between_steps() -> None:
+    finished, _ = run([0, 0.5], split(1, 0), profile=SHARED)
     # Half done alone, then both at 1/1.5: the first has 0.5 left, 0.75 s; the second then has 0.5 left alone.
-    assert latencies(alone) == [1.25, pytest.approx(0.75 + 0.5)]
-    both, _ = run([0, 0], split(0.5, 0.5, deferred=0.0, direct=0.5), profile=shared, people=_one_hard_one_easy())
-    assert sorted(job.painted[0] for job in both.jobs) in (["l", "s"], ["s", "s"], ["l", "l"])
-    if {job.painted[0] for job in both.jobs} == {"s", "l"}:
-        assert sorted(latencies(both)) == [2.0, 5.0]
+    assert latencies(finished) == [1.25, pytest.approx(0.75 + 0.5)]
 
 
-def _one_hard_one_easy() -> Population:
-    return Population(np.array([0.0, 1.0]), {"s": np.ones(2), "l": np.ones(2)})
+def test_variants_that_share_a_device_slow_each_other_down() -> None:
+    """One request for each variant; the small one needs 1 s alone and the large one 4 s."""
+    one_each = Population(np.array([0.9, 0.1]), {"s": np.ones(2), "l": np.ones(2)})
+    plan = split(0.5, 0.5, direct=0.5)
+    both = run_in_order(plan, SHARED, one_each)
+    assert latencies(both) == [5.0, 2.0]  # nobody counted cores: half of the device for each
+    cores = {"s": 1.0, "l": 2.0}
+    counted = replace(SHARED, cores=2, variants=tuple(with_cores(each, cores[each.name]) for each in SHARED.variants))
+    shares = run_in_order(plan, counted, one_each)
+    # Three cores are wanted and two are there: two thirds of the pace for 1.5 s, then the large one goes on alone.
+    assert latencies(shares) == [4.5, 1.5]
+    idle = replace(counted, cores=4)
+    assert latencies(run_in_order(plan, idle, one_each)) == [4.0, 1.0]
+
+
+def run_in_order(plan: Allocation, profile: Profile, people: Population) -> Run:
+    decision = Decision(plan, Hadis(), Settings("s", "l", default_steps={"s": 4, "l": 50}, router_threshold=0.5))
+    arrivals, fleet = [0.0] * len(people), Fleet(1, 100)
+    prompts = range(len(people))
+    scenario = Scenario(profile, people, arrivals, fleet, RULES[Form.CORRECTED], OURS, 1.0, prompts=prompts)
+    return simulate(scenario, decision)
+
+
+def with_cores(variant: VariantProfile, cores: float) -> VariantProfile:
+    """That keeps so many busy, however many images there are."""
+    return replace(variant, latencies=tuple(replace(o, cpu_s=cores / o.images_per_s) for o in variant.latencies))
+
+
+def test_scoring_takes_a_core_of_the_device_that_paints() -> None:
+    everything = split(1, 1, deferred=1.0)
+    profile = replace(SHARED, costs=Costs(router_s=0.25, discriminator_s=0.5), cores=2)
+    finished, _ = run([0], everything, profile=profile)
+    assert latencies(finished) == [0.25 + 1.0 + 0.5 + 4.0]
+    assert finished.jobs[0].painted == ["s", "l"]
+
+
+def test_a_device_paints_so_many_at_a_time_and_the_most_urgent_first() -> None:
+    assert DoorLimits().concurrency == PLACES
+    large = split(0, 1, direct=1.0)
+    finished, _ = run([0.0] * PLACES + [0.5, 0.6], large, profile=SHARED, slo_s=1e6)
+    done = [job.done_s for job in finished.jobs]
+    assert done[PLACES] == done[PLACES + 1] and done[PLACES] > max(done[:PLACES])
+
+
+def test_single_images_differ_as_they_did_when_they_were_profiled() -> None:
+    spread = replace(SHARED, variants=(replace(SMALL, spread=(0.5, 1.0, 1.5)), LARGE))
+    finished, _ = run([n * 10.0 for n in range(500)], split(1, 0), profile=spread)
+    found = np.array(latencies(finished))
+    assert found.mean() == pytest.approx(1.0, abs=0.05)
+    assert np.percentile(found, 10) == pytest.approx(0.6, abs=0.06)
+    assert np.percentile(found, 90) == pytest.approx(1.4, abs=0.06)
 
 
 # Demand, thresholds ---------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def machine_name() -> str:
+    """By which profiles know this machine."""
+    return f"{_cpu_model()}, {cpu_count()} cores"
+
+
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

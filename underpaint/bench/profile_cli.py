@@ -11,24 +11,26 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from underpaint.bench.machine import Machine, now
+from underpaint.bench.machine import Machine
 from underpaint.bench.patience import insist
 from underpaint.bench.profiling import (
+    Effort,
     SmallModels,
     load_scores,
-    measure_variant,
+    measure,
     pair_up,
     save_scores,
+    spent_by,
     with_cascades,
 )
 from underpaint.bench.report import table
-from underpaint.bench.serving import PATIENCE_S, add_server_options, server, variant_painter
+from underpaint.bench.serving import PATIENCE_S, add_server_options, stage, variant_painter
 from underpaint.cache.location import default_store
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.client.transport import connect
 from underpaint.control.profile import Profile
-from underpaint.deployment import Deployment
+from underpaint.deployment import Deployment, Variant
 from underpaint.errors import InvalidArgument
 
 _FILE = "profile.json"
@@ -61,43 +63,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     concurrencies, deployment = _check(args), deployment_of(args.model_repository)
-    names = _variants(args.variants, deployment)
+    variants = _variants(args.variants, deployment)
     output = args.output or default_store() / _FILE
     scores = load_scores(args.scores) if args.scores else None
-    machine = Machine.here()
-    machine.warn_if_busy()
-    with server(args.url, args.model_repository) as url, Client(url, timeout_s=PATIENCE_S) as client:
+    Machine.here().warn_if_busy()
+    with stage(args.url, args.model_repository) as (url, own), Client(url, timeout_s=PATIENCE_S) as client:
         client.wait_ready()
+        effort = Effort(concurrencies, args.seconds, spent_by(own))
         transport = connect(url)
         models = SmallModels(transport, deployment)
         if args.pareto:
             models.require_scorers()
-        paint = variant_painter(client)
-        with _bar(len(names) * len(concurrencies) + args.pareto) as bar:
-            variants = []
-            for name in names:
-                bar.set_description(name)
-                variant = deployment.variant(name)
-                variants.append(
-                    measure_variant(
-                        paint, variant, args.model_repository, concurrencies, args.seconds, lambda: _advance(bar)
-                    )
-                )
-            bar.set_description("captions")
+        with _bar(len(variants) * len(concurrencies) + args.pareto) as bar:
+            paint = variant_painter(client)
+            profile = measure(paint, models, variants, args.model_repository, effort, lambda: _advance(bar))
             if args.pareto:
                 scores = pair_up(_painter(client), models, args.pareto, lambda: _advance(bar))
-        costs = models.costs()
         transport.close()
-    profile = Profile(
-        name=deployment.family,
-        variants=tuple(sorted(variants, key=lambda each: each.seconds(1))),
-        costs=costs,
-        shared=True,
-        step_batching=True,
-        machine=f"{machine.cpu}, {machine.cores} cores",
-        source="underpaint profile",
-        measured_at=now(),
-    )
     if scores:
         profile = with_cascades(profile, scores, deployment.small, deployment.large)
     if scores and args.save:
@@ -111,11 +93,12 @@ def run(args: argparse.Namespace) -> int:
 
 def text(profile: Profile) -> str:
     """A line a variant and concurrency, then the rest."""
-    lines: list[Sequence[str]] = [("variant", "at a time", "images/s", "p50 s", "p95 s", "p99 s")]
+    lines: list[Sequence[str]] = [("variant", "at a time", "images/s", "p50 s", "p95 s", "p99 s", "cores")]
     for variant in profile.variants:
         for each in variant.latencies:
             figures = (each.images_per_s, each.p50_s, each.p95_s, each.p99_s)
-            lines.append((variant.name, str(each.batch), *("-" if f is None else f"{f:.3f}" for f in figures)))
+            cells = ("-" if f is None else f"{f:.3f}" for f in (*figures, each.cores))
+            lines.append((variant.name, str(each.batch), *cells))
     costs = ", ".join(f"{name.removesuffix('_s')} {1000 * s:.1f} ms" for name, s in asdict(profile.costs).items() if s)
     loads = ", ".join(f"{each.name} {each.load_s:.2f} s" for each in profile.variants)
     cascades = f"\ncascades: {len(profile.cascades)} on the Pareto front" if profile.cascades else ""
@@ -138,9 +121,9 @@ def _bar(measurements: int) -> tqdm[None]:
     return tqdm(total=measurements, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
 
 
-def _variants(given: str | None, deployment: Deployment) -> list[str]:
-    wanted = given.split(",") if given else list(dict.fromkeys((deployment.small, deployment.large)))
-    return [deployment.variant(name.strip()).name for name in wanted]
+def _variants(given: str | None, deployment: Deployment) -> list[Variant]:
+    wanted = given.split(",") if given else dict.fromkeys((deployment.small, deployment.large))
+    return [deployment.variant(name.strip()) for name in wanted]
 
 
 def _check(args: argparse.Namespace) -> Sequence[int]:

@@ -14,6 +14,8 @@ from statistics import median
 import numpy as np
 
 from underpaint.bench.load import Cycle, Window, closed_loop, rate_per_s
+from underpaint.bench.machine import cpu_count, machine_name, now
+from underpaint.bench.serving import Site
 from underpaint.build.tiny.judge import judge
 from underpaint.build.tiny.scenes import Scene, caption, stream
 from underpaint.client.messages import Call
@@ -29,6 +31,7 @@ SCENES = 60_000  # the stream of scenes that are painted for a Pareto front; nob
 COLUMNS = ("router", "confidence", "small_correct", "large_correct")
 _RAMP = 0.3  # of the time of a measurement, in which workers join one by one
 _CALLS = 20  # of each small model
+_RANKS = 41  # of the spread
 _PARTS = ("text_encoder", "unet", "vae_decoder")
 _PATIENCE_S = 60.0
 
@@ -38,20 +41,64 @@ Paint = Callable[[str, int], Picture]  # from noise, by a variant, a running num
 # Variants -------------------------------------------------------------------------------------------------------
 
 
-def measure_variant(
+@dataclass(frozen=True)
+class Effort:
+    """How thoroughly a profile is measured. ``cpu_s``: what it has cost so far; None where that cannot be seen."""
+
+    concurrencies: Sequence[int] = (1, 2, 4, 8, 16)
+    seconds: float = 6.0
+    cpu_s: Callable[[], float] | None = None
+
+
+def spent_by(site: Site | None) -> Callable[[], float] | None:
+    """Processor-seconds of a server of our own and of this process, which asks; of another server nobody knows."""
+    return None if site is None else lambda: sum(site.processor().values()) + time.process_time()
+
+
+def measure(
     paint: Paint,
-    variant: Variant,
+    models: SmallModels,
+    variants: Sequence[Variant],
     repository: Path,
-    concurrencies: Sequence[int],
-    seconds: float,
-    tell: Callable[[], None],
+    effort: Effort,
+    tell: Callable[[], None] = lambda: None,
+) -> Profile:
+    """A profile without cascades, of this machine. ``tell`` hears of every measurement of a variant."""
+    measured = [measure_variant(paint, each, repository, effort, tell) for each in variants]
+    return Profile(
+        name=models.deployment.family,
+        variants=tuple(sorted(measured, key=lambda each: each.seconds(1))),
+        costs=models.costs(),
+        shared=True,
+        step_batching=True,
+        cores=cpu_count(),
+        machine=machine_name(),
+        source="underpaint profile",
+        measured_at=now(),
+    )
+
+
+def measure_variant(
+    paint: Paint, variant: Variant, repository: Path, effort: Effort, tell: Callable[[], None]
 ) -> VariantProfile:
-    """At each concurrency for ``seconds``, at the variant's own default steps."""
+    """At each concurrency for so many seconds, at the variant's own default steps."""
     paint(variant.name, 0)  # what is loaded or allocated with the first image is no part of it
-    latencies = []
-    for concurrency in concurrencies:
-        window = Window(seconds, ramp_s=_RAMP * seconds if concurrency > 1 else 0.0)
-        latencies.append(latency(closed_loop(lambda n: paint(variant.name, n), concurrency, window), concurrency))
+    latencies: list[Latency] = []
+    spread: tuple[float, ...] = ()
+    for concurrency in effort.concurrencies:
+        window = Window(effort.seconds, ramp_s=_RAMP * effort.seconds if concurrency > 1 else 0.0)
+        numbers: list[int] = []
+
+        def work(number: int, numbers: list[int] = numbers) -> None:
+            numbers.append(number)
+            paint(variant.name, number)
+
+        before_s = effort.cpu_s() if effort.cpu_s else 0.0
+        cycles = closed_loop(work, concurrency, window)
+        spent_s = effort.cpu_s() - before_s if effort.cpu_s else None
+        latencies.append(latency(cycles, concurrency, spent_s and spent_s / len(numbers)))
+        if concurrency == 1:
+            spread = spread_of(cycles)
         tell()
     return VariantProfile(
         name=variant.name,
@@ -59,14 +106,22 @@ def measure_variant(
         latencies=tuple(latencies),
         load_s=round(load_s(repository, variant.name), 4),
         weights=variant.weights,
+        spread=spread,
     )
 
 
-def latency(cycles: Sequence[Cycle], concurrency: int) -> Latency:
+def latency(cycles: Sequence[Cycle], concurrency: int, cpu_s: float | None = None) -> Latency:
     """So many images at a time take as long together as it takes to make that many; percentiles are of requests."""
     p50, p95, p99 = np.percentile([cycle.end_s - cycle.start_s for cycle in cycles], [50, 95, 99])
     mean_s = concurrency / rate_per_s(cycles)
-    return Latency(concurrency, *(round(float(each), 5) for each in (mean_s, p50, p95, p99)))
+    figures = (None if each is None else round(float(each), 5) for each in (p50, p95, p99, cpu_s))
+    return Latency(concurrency, round(mean_s, 5), *figures)
+
+
+def spread_of(cycles: Sequence[Cycle]) -> tuple[float, ...]:
+    """How much the times of single images differ, see ``VariantProfile.spread``."""
+    times_s = np.array([cycle.end_s - cycle.start_s for cycle in cycles])
+    return tuple(np.percentile(times_s / times_s.mean(), np.linspace(0, 100, _RANKS)).round(4).tolist())
 
 
 def load_s(repository: Path, variant: str) -> float:

@@ -7,8 +7,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,7 @@ from underpaint.bench.replay import OBJECTIVES, Replay, Reply, Yardstick, open_l
 from underpaint.bench.replay_quality import judge_replay
 from underpaint.bench.report import write_json
 from underpaint.bench.served import Account
-from underpaint.bench.serving import PATIENCE_S, Site, add_server_options, needs_extra, site, variant_painter
+from underpaint.bench.serving import PATIENCE_S, Site, add_server_options, needs_extra, stage, variant_painter
 from underpaint.bench.traces import Schedule, read_trace, schedule
 from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.async_client import AsyncClient
@@ -125,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         from underpaint.bench import replay_report
     machine, deployment = Machine.here(), deployment_of(args.model_repository)
     machine.warn_if_busy()
-    with _stage(args) as (url, own):
+    with stage(args.url, args.model_repository) as (url, own):
         yardstick = measure_large(url, deployment.large, order.sustain_s)
         print(
             f"{deployment.large}: {yardstick.sustained_per_s:.2f} images/s sustained, "
@@ -265,16 +264,6 @@ def _shares(text: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise InvalidArgument.of("static", text, "shares, 0 to 1, with commas between") from None
-
-
-@contextmanager
-def _stage(args: argparse.Namespace) -> Iterator[tuple[str, Site | None]]:
-    """The running server that was named, or one of our own."""
-    if args.url:
-        yield args.url, None
-        return
-    with site(args.model_repository) as own:
-        yield own.url, own
 
 
 def _embedder(repository: Path) -> Embedder | None:

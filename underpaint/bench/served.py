@@ -21,7 +21,7 @@ class Account:
     """The part of an outcome that costs are reckoned by.
 
     ``source``: what identifies the entry that was reused; ``source_seed``: the seed that it was painted with;
-    ``timings_ms``: by stage, see ``outcome.Timings``.
+    ``timings_ms``: by stage, see ``outcome.Timings``. ``router_score``, ``confidence``, ``escalated``: of a cascade.
     """
 
     variant: str
@@ -33,6 +33,9 @@ class Account:
     source_seed: int | None = None
     similarity: float | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    router_score: float | None = None
+    confidence: float | None = None
+    escalated: bool = False
 
     @classmethod
     def of(cls, outcome: Outcome) -> Account:
@@ -47,6 +50,9 @@ class Account:
             source_seed=None if source is None else source.seed,
             similarity=None if source is None else source.similarity,
             timings_ms=asdict(outcome.timings_ms),
+            router_score=outcome.router_score,
+            confidence=outcome.confidence,
+            escalated=outcome.escalated,
         )
 
     @property

@@ -37,11 +37,18 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def server(url: str | None, repository: Path) -> Iterator[str]:
     """The address of the running server, or of one that is started on ``repository`` with a store of its own."""
+    with stage(url, repository) as (address, _):
+        yield address
+
+
+@contextmanager
+def stage(url: str | None, repository: Path) -> Iterator[tuple[str, Site | None]]:
+    """The same, with all that is known of a server that is our own."""
     if url:
-        yield url
+        yield url, None
         return
     with site(repository) as own:
-        yield own.url
+        yield own.url, own
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,50 @@
-"""``underpaint bench simulator``: the same arrivals through a real server and through the simulator.
+"""``underpaint bench simulator``: the same requests through a real server and through the simulator.
 
-Requests are pinned to variants, so that nothing is compared but queues, batches and how variants share the machine.
+Arrivals, policy, settings and what router and discriminator said of each request are the same; the simulator is told
+nothing of the run but that. What remains to be compared are queues, batches by step, and how variants share a machine.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from underpaint.control.allocation import Allocation, Allocator, Fleet, Form, Load
+from underpaint.bench.replay import Reply
+from underpaint.control.allocation import Allocation, Fleet, Form
 from underpaint.control.demand import OURS
 from underpaint.control.profile import Profile
+from underpaint.control.simulation.decisions import Decision
 from underpaint.control.simulation.jobs import RULES
-from underpaint.control.simulation.population import population
+from underpaint.control.simulation.population import Population
 from underpaint.control.simulation.run import simulate
 from underpaint.control.simulation.scenario import Scenario
 from underpaint.errors import InvalidArgument
+from underpaint.policies import Settings, by_name
 
-PERCENTILES = (50, 95)
-_FOREVER_S = 1e6
+PERCENTILES = (50, 90, 99)
+_FOREVER_S = 1e6  # nobody promises anything
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is asked for: ``load`` is the share of what the variants can do together, ``shares`` who is to do it."""
+    """A policy under a load: the share of what the machine can do, if each variant paints at its best."""
 
-    name: str
-    shares: dict[str, float]
+    policy: str
     load: float
 
-    def rate_per_s(self, profile: Profile) -> float:
-        """Requests a second that make this load, if every variant paints at its best."""
-        return self.load / sum(share / _best_per_s(profile, name) for name, share in self.shares.items())
+    def rate_per_s(self, profile: Profile, settings: Settings) -> float:
+        """Requests a second that make this load, as far as shares come out as the settings plan them."""
+        return self.load / sum(
+            share / _best_per_s(profile, name) for name, share in _work(self.policy, settings).items()
+        )
 
-    def arrivals(self, profile: Profile, seconds: float, seed: int) -> tuple[list[float], list[str]]:
-        """When requests come, and whose each is; the same ones for the same seed."""
+    def arrivals_s(self, rate_per_s: float, seconds: float, seed: int) -> list[float]:
+        """When requests come: a Poisson process, the same one for the same seed."""
         random = np.random.default_rng(seed)
-        count = max(1, int(random.poisson(self.rate_per_s(profile) * seconds)))
-        names = list(self.shares)
-        whose = random.choice(len(names), size=count, p=[self.shares[name] for name in names])
-        return np.sort(random.random(count) * seconds).tolist(), [names[number] for number in whose]
+        return np.sort(random.random(int(random.poisson(rate_per_s * seconds)) or 1) * seconds).tolist()
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Comparison:
 
     trial: Trial
     requests: int
+    rate_per_s: float
+    escalated: int
     served_s: dict[int, float]
     simulated_s: dict[int, float]
 
@@ -59,46 +64,58 @@ class Comparison:
         return {p: self.simulated_s[p] / self.served_s[p] - 1 for p in PERCENTILES}
 
 
-def trials(profile: Profile, loads: Sequence[float]) -> list[Trial]:
-    """Each variant alone, and the lightest and the heaviest together."""
+def trials(policies: Sequence[str], loads: Sequence[float]) -> list[Trial]:
     for load in loads:
         if not 0 < load < 1:
             raise InvalidArgument.of("loads", load, "shares of what the server can do, above 0 and below 1")
-    light, heavy = profile.lightest.name, profile.heaviest.name
-    found = [Trial(each.name, {each.name: 1.0}, load) for each in profile.variants for load in loads]
-    if light != heavy:
-        found += [Trial(f"half {light}, half {heavy}", {light: 0.5, heavy: 0.5}, load) for load in loads]
-    return found
+    for policy in policies:
+        if policy not in _POLICIES:
+            raise InvalidArgument.of("policies", policy, ", ".join(_POLICIES))
+    return [Trial(policy, load) for policy in policies for load in loads]
 
 
-def simulated_s(profile: Profile, arrivals_s: Sequence[float], whose: Sequence[str]) -> list[float]:
-    """Latency of every request, in seconds."""
-    rules = replace(RULES[Form.CORRECTED], rescues=False)
-    fleet = Fleet(1, slo_s=_FOREVER_S, period_s=60)
+def simulated_s(
+    profile: Profile, policy: str, settings: Settings, arrivals_s: Sequence[float], replies: Sequence[Reply]
+) -> list[float]:
+    """Latency of every request, in seconds. ``replies``: of the server, for the scores, by rising number."""
+    small, large = settings.small, settings.large
+    accounts = [reply.account for reply in replies]
+    router = [0.0 if each is None or each.router_score is None else each.router_score for each in accounts]
+    confidence = [1.0 if each is None or each.confidence is None else each.confidence for each in accounts]
+    people = Population(np.array(router), {small: np.array(confidence), large: np.ones(len(accounts))})
     scenario = Scenario(
-        profile, population(profile, None, 0), arrivals_s, fleet, rules, OURS, opening_per_s=1.0, variants=whose
+        profile,
+        people,
+        arrivals_s,
+        Fleet(1, slo_s=_FOREVER_S, period_s=60),
+        replace(RULES[Form.CORRECTED], rescues=False),
+        OURS,
+        opening_per_s=1.0,
+        prompts=range(len(accounts)),
     )
-    finished = simulate(scenario, _LargestBatches())
-    return [job.latency_s for job in finished.jobs if job.latency_s is not None]
+    decision = Decision(Allocation(policy, small, large, {}, {}), by_name(policy), settings)
+    return [job.latency_s for job in simulate(scenario, decision).jobs if job.latency_s is not None]
 
 
-class _LargestBatches(Allocator):
-    """Of every variant, all on the same device."""
+def compare(trial: Trial, rate_per_s: float, replies: Sequence[Reply], simulated: Sequence[float]) -> Comparison:
+    escalated = sum(reply.account is not None and reply.account.escalated for reply in replies)
+    served = [reply.latency_s for reply in replies]
+    return Comparison(trial, len(served), rate_per_s, escalated, _percentiles(served), _percentiles(simulated))
 
-    name = "largest-batches"
 
-    def allocate(self, load: Load, profile: Profile, fleet: Fleet, present: Allocation | None = None) -> Allocation:
-        batches = {each.name: each.latencies[-1].batch for each in profile.variants}
-        return Allocation("vanilla", profile.lightest.name, profile.heaviest.name, {}, batches)
+_POLICIES = ("vanilla", "small", "diffserve", "hadis")  # that need no cache
+
+
+def _work(policy: str, settings: Settings) -> dict[str, float]:
+    """Images of each variant for a request."""
+    direct = {"vanilla": 1.0, "hadis": settings.hard_share}.get(policy, 0.0)
+    deferred = settings.defer_share if by_name(policy).judges else 0.0
+    return {settings.small: 1 - direct, settings.large: direct + (1 - direct) * deferred}
 
 
 def _best_per_s(profile: Profile, variant: str) -> float:
     return max(each.images_per_s for each in profile.variant(variant).latencies)
 
 
-def compare(trial: Trial, served: Sequence[float], simulated: Sequence[float]) -> Comparison:
-    return Comparison(trial, len(served), _percentiles(served), _percentiles(simulated))
-
-
 def _percentiles(latencies_s: Sequence[float]) -> dict[int, float]:
-    return {p: float(np.percentile(latencies_s, p)) for p in PERCENTILES}
+    return {p: float(np.percentile(latencies_s, p)) if latencies_s else math.nan for p in PERCENTILES}

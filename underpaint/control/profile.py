@@ -22,18 +22,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Latency:
-    """What ``batch`` images of one variant take together, in seconds; percentiles where they were measured."""
+    """What ``batch`` images of one variant take together, in seconds; percentiles where they were measured.
+
+    ``cpu_s``: processor-seconds that one of them costs, of all processes that take part; None where nobody looked.
+    """
 
     batch: int
     mean_s: float
     p50_s: float | None = None
     p95_s: float | None = None
     p99_s: float | None = None
+    cpu_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise InvalidArgument.of("batch", self.batch, "1 or more")
-        for name in ("mean_s", "p50_s", "p95_s", "p99_s"):
+        for name in ("mean_s", "p50_s", "p95_s", "p99_s", "cpu_s"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InvalidArgument.of(name, value, "seconds, above 0")
@@ -47,6 +51,11 @@ class Latency:
     def images_per_s(self) -> float:
         return self.batch / self.mean_s
 
+    @property
+    def cores(self) -> float | None:
+        """How many cores are busy meanwhile."""
+        return None if self.cpu_s is None else self.cpu_s * self.images_per_s
+
 
 @dataclass(frozen=True)
 class VariantProfile:
@@ -57,6 +66,8 @@ class VariantProfile:
         load_s: to bring it onto a device that held another variant.
         loss: how bad its images are when it paints them all, in the profile's unit; None where nobody measured it.
         weights: hash, as in the deployment; empty for published figures.
+        spread: lone images' times as multiples of their mean, rising, at even ranks from the least to the most; empty
+            where all take the same.
     """
 
     name: str
@@ -65,6 +76,7 @@ class VariantProfile:
     load_s: float = 0.0
     loss: float | None = None
     weights: str = ""
+    spread: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         batches = [each.batch for each in self.latencies]
@@ -79,16 +91,18 @@ class VariantProfile:
 
     def seconds(self, batch: int) -> float:
         """Mean seconds of a batch of any size: between measured sizes by a straight line, beyond them in proportion."""
-        sizes = [each.batch for each in self.latencies]
-        at = bisect_left(sizes, batch)
-        if at == len(sizes):
-            return self.latencies[-1].mean_s * batch / sizes[-1]
-        above = self.latencies[at]
-        if above.batch == batch or at == 0:
-            return above.mean_s
-        below = self.latencies[at - 1]
-        share = (batch - below.batch) / (above.batch - below.batch)
-        return below.mean_s + share * (above.mean_s - below.mean_s)
+        last = self.latencies[-1]
+        if batch > last.batch:
+            return last.mean_s * batch / last.batch
+        return interpolate([each.batch for each in self.latencies], [each.mean_s for each in self.latencies], batch)
+
+    def cores(self, batch: int) -> float | None:
+        """How many cores a batch of any size keeps busy; None where that is not known."""
+        busy = [each.cores for each in self.latencies]
+        known = [each for each in busy if each is not None]
+        if len(known) < len(busy):
+            return None
+        return interpolate([each.batch for each in self.latencies], known, batch)
 
 
 @dataclass(frozen=True)
@@ -175,6 +189,7 @@ class Profile:
         slo_s: the promise that the figures were published with; 0 where there is none.
         shared: variants share all devices (one GPU, a few cores) instead of owning some of them each.
         step_batching: requests join and leave a batch between steps, instead of starting and ending together.
+        cores: of each device; 0 where nobody counted.
         machine: what it was measured on, in words; source: where the figures are from.
     """
 
@@ -188,6 +203,7 @@ class Profile:
     slo_s: float = 0.0
     shared: bool = False
     step_batching: bool = False
+    cores: int = 0
     machine: str = ""
     source: str = ""
     measured_at: str = ""

@@ -18,9 +18,9 @@ _HALF_LIFE_S = 120.0  # after which a score that was seen weighs half
 
 
 class Controller:
-    """Asks the allocator, and keeps what the server's scores were."""
+    """Asks the allocator, and keeps what the server's scores were. What was decided once and for all stays."""
 
-    def __init__(self, scenario: Scenario, allocator: Allocator, random: np.random.Generator) -> None:
+    def __init__(self, scenario: Scenario, allocator: Allocator | Decision, random: np.random.Generator) -> None:
         self._scenario, self._allocator, self._random = scenario, allocator, random
         self._demand = Demand(scenario.smoothing)
         self._router = self._corpus(scenario.population.router)
@@ -51,9 +51,12 @@ class Controller:
     def _decide(
         self, now_s: float, demand_per_s: float, queues: Mapping[str, Queue], present: Allocation | None
     ) -> Decision:
-        scenario = self._scenario
+        scenario, allocator = self._scenario, self._allocator
+        if isinstance(allocator, Decision):
+            self.windows.append(Window(now_s, demand_per_s, allocator.allocation))
+            return allocator
         load = Load(demand_per_s, queues, scenario.population.reuse)
-        allocation = self._allocator.allocate(load, scenario.profile, scenario.fleet, present)
+        allocation = allocator.allocate(load, scenario.profile, scenario.fleet, present)
         self.windows.append(Window(now_s, demand_per_s, allocation))
         if allocation.small != self._small:  # whose scores are others
             self._small = allocation.small

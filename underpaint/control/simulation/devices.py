@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
 
 from underpaint.control.profile import Profile
 from underpaint.control.simulation.clock import Clock
 from underpaint.control.simulation.jobs import Job
 from underpaint.policies import CachedImage
 
+PLACES = 24  # that a front door gives to those who paint (``DoorLimits.concurrency``)
 _ALMOST = 1e-9
 
 
@@ -18,6 +21,9 @@ class Supply(Protocol):
 
     def take(self, device: Device, variant: str, count: int) -> list[Job]:
         """Up to so many jobs for a variant."""
+
+    def most_urgent(self, device: StepDevice, count: int) -> list[Job]:
+        """Up to so many jobs, whatever variant they want."""
 
     def deliver(self, jobs: Sequence[Job], variant: str) -> None:
         """They have been painted."""
@@ -107,47 +113,74 @@ class BatchDevice(Device):
 
 
 class StepDevice(Device):
-    """Holds all variants, which share it evenly. Jobs join at any time, up to the batch size of their variant; n of
-    them together progress as fast as a batch of n does.
+    """Holds all variants, and scores besides. Images join between steps, up to ``PLACES`` at a time.
+
+    n of one variant progress as fast together as n at a time did when the profile was measured: that is what a closed
+    loop of n says of a network of queues whatever is inside (the flow-equivalent server of Chandy, Herzog and Woo 1975,
+    doi 10.1147/rd.191.0036). Where variants together want more cores than there are, all slow down in proportion, as
+    under a scheduler that is fair to threads; where nobody has counted cores, each variant wants all of them.
     """
 
-    def __init__(self, clock: Clock, profile: Profile, supply: Supply) -> None:
-        self._clock, self._profile, self._supply = clock, profile, supply
-        self._left: dict[str, dict[Job, float]] = {each.name: {} for each in profile.variants}
-        self._batches = dict.fromkeys(self._left, 1)
+    def __init__(self, clock: Clock, profile: Profile, supply: Supply, random: np.random.Generator) -> None:
+        self._clock, self._profile, self._supply, self._random = clock, profile, supply, random
+        self._left: dict[str, dict[Job, float]] = {each.name: {} for each in profile.variants}  # of a lone image
+        self._scoring: dict[Callable[[], None], float] = {}  # seconds of one core; what is to happen then
         self._seen_s, self._plans = 0.0, 0
 
     def serves(self, variant: str) -> bool:
         return variant in self._left
 
-    def assign(self, batches: dict[str, int]) -> None:
-        self._batches.update(batches)
+    def company(self, variant: str) -> int:
+        """How many images of a variant are being painted."""
+        return len(self._left[variant])
 
     def wake(self) -> None:
         self._advance()
-        for variant, left in self._left.items():
-            room = max(0, self._batches[variant] - len(left))
-            for job in self._supply.take(self, variant, room) if room else ():
-                left[job] = work(job, self._profile)
+        room = PLACES - sum(map(len, self._left.values()))
+        for job in self._supply.most_urgent(self, room):
+            assert job.plan
+            self._left[job.plan.variant][job] = work(job, self._profile) * self._luck(job.plan.variant)
         self._plan()
+
+    def score(self, seconds: float, then: Callable[[], None]) -> None:
+        """Ask a model that takes so long on a core of its own. It answers one after the other."""
+        self._advance()
+        self._scoring[then] = seconds
+        self._plan()
+
+    def _luck(self, variant: str) -> float:
+        """By how much an image takes longer than the mean, for no reason that is known."""
+        spread = self._profile.variant(variant).spread
+        if not spread:
+            return 1.0
+        return float(np.interp(self._random.random(), np.linspace(0, 1, len(spread)), spread))
 
     def _advance(self) -> None:
         elapsed_s, self._seen_s = self._clock.now_s - self._seen_s, self._clock.now_s
-        for variant, pace in self._paces().items():
-            for job in self._left[variant]:
-                self._left[variant][job] -= elapsed_s * pace
+        for left, pace in self._paces():
+            for each in left:
+                left[each] -= elapsed_s * pace
 
-    def _paces(self) -> dict[str, float]:
-        """Images a second that each job of a variant progresses by."""
-        busy = {variant: left for variant, left in self._left.items() if left}
-        return {v: 1 / (len(busy) * self._profile.variant(v).seconds(len(left))) for v, left in busy.items()}
+    def _paces(self) -> list[tuple[dict[Any, float], float]]:
+        """What is under way, and how much of each progresses in a second."""
+        busy = [(self._profile.variant(name), left) for name, left in self._left.items() if left]
+        wanted = [variant.cores(len(left)) for variant, left in busy]
+        scoring = min(1.0, self._profile.cores) if self._scoring else 0.0
+        known = [each for each in wanted if each is not None]
+        if self._profile.cores and len(known) == len(wanted):
+            share = min(1.0, self._profile.cores / max(sum(known) + scoring, 1e-9))
+        else:
+            share = 1 / max(1, len(busy))
+        paces: list[tuple[dict[Any, float], float]] = [
+            (left, share / variant.seconds(len(left))) for variant, left in busy
+        ]
+        return [*paces, (self._scoring, share / max(1, len(self._scoring)))]
 
     def _plan(self) -> None:
-        """Come back when the first job is done, unless something happens before."""
+        """Come back when the first is done, unless something happens before."""
         self._plans += 1
         number = self._plans
-        paces = self._paces()
-        waits = [left / paces[variant] for variant in paces for left in self._left[variant].values()]
+        waits = [rest / pace for left, pace in self._paces() for rest in left.values()]
         if waits:
             self._clock.after(max(0.0, min(waits)), lambda: self._finish(number))
 
@@ -156,9 +189,18 @@ class StepDevice(Device):
             return
         self._advance()
         for variant, left in self._left.items():
-            done = [job for job, rest in left.items() if rest <= _ALMOST]
-            for job in done:
-                del left[job]
-            if done:
-                self._supply.deliver(done, variant)
+            if painted := _take_done(left):
+                self._supply.deliver(painted, variant)
+        for answered in _take_done(self._scoring):
+            answered()
         self.wake()
+
+
+Task = TypeVar("Task")
+
+
+def _take_done(left: dict[Task, float]) -> list[Task]:
+    done = [each for each, rest in left.items() if rest <= _ALMOST]
+    for each in done:
+        del left[each]
+    return done

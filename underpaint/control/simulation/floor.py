@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -76,9 +77,7 @@ class Floor:
         roles = Counter({name: round(count) for name, count in allocation.instances.items()})
         others: list[BatchDevice] = []
         for device in self._devices:
-            if isinstance(device, StepDevice):
-                device.assign(dict(allocation.batches))
-            elif isinstance(device, BatchDevice) and roles[device.variant] > 0:
+            if isinstance(device, BatchDevice) and roles[device.variant] > 0:
                 roles[device.variant] -= 1
                 device.assign(device.variant, allocation.batches.get(device.variant, 1))
             elif isinstance(device, BatchDevice):
@@ -101,10 +100,40 @@ class Floor:
             return self._take(self._queues[small], variant, count)
         return taken
 
+    def most_urgent(self, device: StepDevice, count: int) -> list[Job]:
+        """The same for a device that paints for all variants; whoever is due first comes first."""
+        if self._rules.own_queues:
+            queues = [self._queues[device]]
+        else:
+            queues = [queue for key, queue in self._queues.items() if isinstance(key, str)]
+        taken: list[Job] = []
+        while len(taken) < count and (filled := [queue for queue in queues if queue]):
+            job = min(filled, key=lambda queue: queue[0].due_s).pop(0)
+            assert job.plan
+            variant = job.plan.variant
+            if self.is_late(job, variant, device.company(variant) + 1):
+                self._on_late(job, variant)
+            else:
+                taken.append(job)
+        return taken
+
     def deliver(self, jobs: Sequence[Job], variant: str) -> None:
         for job in jobs:
             job.painted.append(variant)
-            self._painted(job, variant)
+            if isinstance(self._devices[0], StepDevice) and job.plan and self._may_follow(job.plan):
+                self.ask(self._profile.costs.discriminator_s, partial(self._painted, job, variant))
+            else:
+                self._painted(job, variant)
+
+    def ask(self, seconds: float, then: Callable[[], None]) -> None:
+        """Have a small model answer; where devices hold one variant each, it has a place of its own."""
+        steppers = [device for device in self._devices if isinstance(device, StepDevice)]
+        if not seconds:
+            then()
+        elif steppers:
+            steppers[int(self._random.integers(len(steppers)))].score(seconds, then)
+        else:
+            self._clock.after(seconds, then)
 
     def _take(self, queue: list[Job], variant: str, count: int) -> list[Job]:
         taken: list[Job] = []
@@ -121,7 +150,7 @@ class Floor:
 
     def _make_device(self) -> Device:
         if self._profile.shared or self._profile.step_batching:
-            return StepDevice(self._clock, self._profile, self)
+            return StepDevice(self._clock, self._profile, self, self._random)
         return BatchDevice(self._clock, self._profile, self, self._judged)
 
     def _judged(self, variant: str) -> bool:
@@ -129,6 +158,10 @@ class Floor:
             return False
         allocation = self._decision.allocation
         return variant == allocation.small and allocation.deferred > 0
+
+    def _may_follow(self, plan: Plan) -> bool:
+        """Whether the discriminator is asked, so that the large variant may paint again."""
+        return self._decision is not None and self._decision.policy.judges and plan.then is not None
 
     def _able(self, variant: str) -> list[Device]:
         return [device for device in self._devices if device.serves(variant)]

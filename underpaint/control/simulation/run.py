@@ -5,14 +5,14 @@ an allocator looks at what arrived and gives out the devices anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from underpaint.control.allocation import Allocator, Queue
 from underpaint.control.simulation.clock import Clock
 from underpaint.control.simulation.controller import Controller
-from underpaint.control.simulation.decisions import measured
+from underpaint.control.simulation.decisions import Decision, measured
 from underpaint.control.simulation.floor import Floor
 from underpaint.control.simulation.jobs import Job
 from underpaint.control.simulation.scenario import Run, Scenario
@@ -23,15 +23,20 @@ from underpaint.policies.plan import Fallback
 from underpaint.requests import GenerateRequest
 
 
-def simulate(scenario: Scenario, allocator: Allocator, tell: Callable[[int], None] = lambda settled: None) -> Run:
-    """Until every request has been answered or dropped. ``tell`` hears how many were settled since the last time."""
+def simulate(
+    scenario: Scenario, allocator: Allocator | Decision, tell: Callable[[int], None] = lambda settled: None
+) -> Run:
+    """Until every request has been answered or dropped; by an allocator, or by what was decided once and for all.
+
+    ``tell`` hears how many requests were settled since the last time.
+    """
     return _Server(scenario, allocator, tell).run()
 
 
 class _Server:
     """The front door of a simulation."""
 
-    def __init__(self, scenario: Scenario, allocator: Allocator, tell: Callable[[int], None]) -> None:
+    def __init__(self, scenario: Scenario, allocator: Allocator | Decision, tell: Callable[[int], None]) -> None:
         self._scenario, self._tell = scenario, tell
         self._clock, self._random = Clock(), np.random.default_rng(scenario.seed)
         self._measured = measured(scenario.profile)
@@ -52,11 +57,10 @@ class _Server:
     def _make_jobs(self) -> list[Job]:
         scenario = self._scenario
         count = len(scenario.arrivals_s)
-        prompts = self._random.integers(len(scenario.population), size=count).tolist()
-        variants: Sequence[str | None] = scenario.variants or [None] * count
+        prompts = scenario.prompts or self._random.integers(len(scenario.population), size=count).tolist()
         return [
-            Job(n, p, s, s + scenario.fleet.slo_s, GenerateRequest(prompt=f"prompt {p}", seed=n, variant=v))
-            for n, (s, p, v) in enumerate(zip(scenario.arrivals_s, prompts, variants, strict=True))
+            Job(n, p, s, s + scenario.fleet.slo_s, GenerateRequest(prompt=f"prompt {p}", seed=n))
+            for n, (s, p) in enumerate(zip(scenario.arrivals_s, prompts, strict=True))
         ]
 
     def _replan(self) -> None:
@@ -87,11 +91,8 @@ class _Server:
             router_score=score if needs.router else None,
         )
         plan = decision.plan(job.request, evidence)
-        delay_s = (costs.router_s if needs.router else 0.0) + (costs.embedder_s if needs.matches else 0.0)
-        if delay_s:
-            self._clock.after(delay_s, lambda: self._submit(job, plan))
-        else:
-            self._submit(job, plan)
+        asking_s = (costs.router_s if needs.router else 0.0) + (costs.embedder_s if needs.matches else 0.0)
+        self._floor.ask(asking_s, lambda: self._submit(job, plan))
 
     def _matches(self) -> tuple[Match, ...]:
         """As the cache would have them: a hit with the similarity that skips as much as was drawn."""

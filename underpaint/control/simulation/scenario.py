@@ -18,7 +18,7 @@ class Scenario:
     Attributes:
         arrivals_s: when requests come, rising.
         opening_per_s: the demand that the first allocation is made for.
-        variants: which one each request insists on; empty where none does.
+        prompts: which one of the population each request is; empty to draw them.
     """
 
     profile: Profile
@@ -29,7 +29,7 @@ class Scenario:
     smoothing: Smoothing
     opening_per_s: float
     seed: int = 0
-    variants: Sequence[str] = ()
+    prompts: Sequence[int] = ()
 
     @property
     def steps(self) -> dict[str, int]:
