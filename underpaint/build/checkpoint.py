@@ -69,17 +69,25 @@ class Checkpoint:
         return {**_json(self.folder / "scheduler" / "scheduler_config.json"), **spacing}
 
     def load(self, component: str, dtype: torch.dtype) -> nn.Module:
-        """A component with its weights. Raises InvalidArgument where they are cut off or are not the class's."""
+        """A component with its weights. Raises InvalidArgument where they are cut off, or not those of its class."""
+        place, kind = self.folder / component, self._class(component)
         try:
-            model: nn.Module = self._class(component).from_pretrained(self.folder / component, torch_dtype=dtype)
+            model, told = kind.from_pretrained(place, torch_dtype=dtype, output_loading_info=True)
             if self.network_file is not None and component == self.network:
                 from safetensors.torch import load_file
 
                 model.load_state_dict(load_file(self.network_file))
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            why = " ".join(str(error).split())[:300]
-            raise InvalidArgument(f"{self.folder / component} cannot be loaded; fetch it again: {why}") from None
-        return model.eval()
+            why = " ".join(str(error).split()).partition(". If you ")[0][:300]
+            raise InvalidArgument(f"{place} cannot be loaded; fetch it again: {why}") from None
+        missing = sorted(told["missing_keys"])  # which from_pretrained makes up
+        if missing:
+            raise InvalidArgument(
+                f"{place} lacks {len(missing)} weights of {kind.__name__}, such as {missing[0]}: it is of another "
+                "architecture, or not whole"
+            )
+        loaded: nn.Module = model.eval()
+        return loaded
 
     def on_meta(self, component: str) -> nn.Module:
         """A component without weights, from its config alone."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import errors, hf_hub_download, snapshot_download
 
@@ -11,14 +13,17 @@ from underpaint.build.checkpoint import Checkpoint
 from underpaint.build.recipes import VariantRecipe
 from underpaint.errors import InvalidArgument, Unavailable
 
-_WEIGHTS = ("*.safetensors",)
+# Copies of the same weights in other precisions, whole or in parts, or for other frameworks.
+_COPIES = ("*.fp16*", "*.bf16*", "*non_ema*", "*flax*", "*openvino*", "*onnx*")
+_WEIGHTS = "*.safetensors"
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model")
-# Copies of the same weights in other precisions or for other frameworks, which checkpoints often bring as well.
-_LEFT_THERE = ("*.fp16.*", "*.bf16.*", "*non_ema*", "*flax*", "*openvino*", "*onnx*", "safety_checker/*")
+_LEFT_THERE = ("safety_checker", "feature_extractor", "image_encoder")  # components that are not served
 
 
 def fetch(variant: VariantRecipe, with_weights: bool = True) -> Checkpoint:
     """A variant's checkpoint, in the hub's cache; what is there already is not fetched again.
+
+    Only the folders of the pipeline's components: beside them stand the same weights as single files, up to 24 GB.
 
     Args:
         with_weights: or only what describes them.
@@ -29,30 +34,28 @@ def fetch(variant: VariantRecipe, with_weights: bool = True) -> Checkpoint:
     """
     if not variant.repo_id:
         raise InvalidArgument.of("--from", None, f"a folder with {variant.name}'s checkpoint: its recipe names none")
-    patterns = [f"*/{pattern}" for pattern in (*_DESCRIPTIONS, *(_WEIGHTS if with_weights else ()))]
-    folder = _guarded(variant.repo_id, variant.revision, ["model_index.json", *patterns])
+    source = {"repo_id": variant.repo_id, "revision": variant.revision}
+    described = Checkpoint(Path(_guarded(hf_hub_download, filename="model_index.json", **source)).parent)
+    kinds = (*_DESCRIPTIONS, *((_WEIGHTS,) if with_weights else ()))
+    wanted = [f"{name}/{kind}" for name in described.components if name not in _LEFT_THERE for kind in kinds]
+    folder = Path(_guarded(snapshot_download, allow_patterns=wanted, ignore_patterns=list(_COPIES), **source))
     if not variant.network_file or not with_weights:
         return Checkpoint(folder)
-    return Checkpoint(folder, _file(variant))
+    source = {"repo_id": variant.network_repo_id, "revision": variant.network_revision}
+    return Checkpoint(folder, Path(_guarded(hf_hub_download, filename=variant.network_file, **source)))
 
 
-def _guarded(repo_id: str, revision: str, patterns: Sequence[str]) -> Path:
+def _guarded(get: Callable[..., str], *, repo_id: str, revision: str, **what: Any) -> str:
+    """What the hub's client gets, or in one sentence why it does not."""
+    client = logging.getLogger("huggingface_hub")
+    before = client.level
+    client.setLevel(logging.ERROR)  # it tells of every try
     try:
-        return Path(
-            snapshot_download(
-                repo_id, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_LEFT_THERE)
-            )
-        )
+        return get(repo_id, revision=revision, **what)
     except Exception as error:
         raise _explained(error, repo_id, revision) from None
-
-
-def _file(variant: VariantRecipe) -> Path:
-    repo_id, revision = variant.network_repo_id, variant.network_revision
-    try:
-        return Path(hf_hub_download(repo_id, variant.network_file, revision=revision))
-    except Exception as error:
-        raise _explained(error, repo_id, revision) from None
+    finally:
+        client.setLevel(before)
 
 
 def _explained(error: Exception, repo_id: str, revision: str) -> Exception:

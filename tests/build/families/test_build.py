@@ -11,10 +11,13 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.build.families.conftest import Built, planned
 from tests.conftest import REPOSITORY
 from underpaint.build import family, retrieval
+from underpaint.build.checkpoint import Checkpoint
 from underpaint.build.family import Receipt, build
 from underpaint.build.plan import Component, Plan
 from underpaint.build.shapes import Shapes
@@ -165,6 +168,26 @@ def test_a_broken_export_leaves_the_old_repository(
     with pytest.raises(InvalidArgument, match=r"cut/unet cannot be loaded; fetch it again"):
         build(planned([cut, unet_checkpoints[1]]), repository, fused=True, tell=lambda line: None)
     assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_weights_that_are_not_all_there_are_not_made_up(
+    unet_checkpoints: Sequence[Path], tmp_path: Path, part: str
+) -> None:
+    torn = shutil.copytree(unet_checkpoints[0], tmp_path / "torn")
+    file = next((torn / part).glob("*.safetensors"))
+    tensors = load_file(file)
+    gone = [name for name in tensors if "attentions.0" in name or "layers.1" in name]
+    save_file({name: tensor for name, tensor in tensors.items() if name not in gone}, file, {"format": "pt"})
+    with pytest.raises(InvalidArgument, match=rf"torn/{part} lacks {len(gone)} weights of .*another architecture"):
+        Checkpoint(torn).load(part, torch.float32)
+
+
+def test_weights_of_another_shape_are_refused(unet_checkpoints: Sequence[Path], tmp_path: Path) -> None:
+    mixed = shutil.copytree(unet_checkpoints[1], tmp_path / "mixed")
+    shutil.copy(unet_checkpoints[0] / "unet" / "config.json", mixed / "unet")
+    with pytest.raises(InvalidArgument, match=r"mixed/unet cannot be loaded; .*expected shape [^.]*\.Size[^.]*\.Size"):
+        Checkpoint(mixed).load("unet", torch.float32)
 
 
 def test_no_space_is_seen_before_anything_is_made(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import filter_repo_objects
 
 from underpaint.build import fetch as fetching
 from underpaint.build.build_cli import find_recipe
@@ -40,28 +42,60 @@ def test_what_the_hub_refuses(
     def refuse(*_: Any, **__: Any) -> str:
         raise error
 
-    monkeypatch.setattr(fetching, "snapshot_download", refuse)
+    monkeypatch.setattr(fetching, "hf_hub_download", refuse)
     with pytest.raises(kind, match=complaint):
         fetch(SDXL)
 
 
+# What SD 3.5's repository holds, which has everything twice, and the rarer names that others give to copies.
+ON_THE_HUB = {
+    "model_index.json": True,
+    "sd3.5_large.safetensors": False,
+    "text_encoders/t5xxl_fp16.safetensors": False,
+    "scheduler/scheduler_config.json": True,
+    "safety_checker/model.safetensors": False,
+    "text_encoder/config.json": True,
+    "text_encoder/model.safetensors": True,
+    "text_encoder/model.fp16.safetensors": False,
+    "text_encoder_3/model-00001-of-00002.safetensors": True,
+    "text_encoder_3/model.safetensors.index.json": True,
+    "text_encoder_3/model.fp16-00001-of-00002.safetensors": False,
+    "text_encoder_3/model.safetensors.index.fp16.json": False,
+    "tokenizer/merges.txt": True,
+    "tokenizer_3/spiece.model": True,
+    "transformer/diffusion_pytorch_model.safetensors": True,
+    "unet/diffusion_pytorch_model.non_ema.safetensors": False,
+    "unet/openvino_model.bin": False,
+    "unet/model.onnx": False,
+}
+COMPONENTS = ("scheduler", "text_encoder", "text_encoder_3", "tokenizer", "tokenizer_3", "transformer", "unet")
+
+
 def test_what_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[tuple[str, str, list[str]]] = []
+    index = {name: ["library", "Class"] for name in (*COMPONENTS, "safety_checker")}
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AnyPipeline", **index}))
+    asked: list[tuple[str, str]] = []
+    fetched: list[set[str]] = []
 
     def snapshot(repo_id: str, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append((repo_id, revision, allow_patterns))
+        asked.append((repo_id, revision))
+        fetched.append(
+            set(filter_repo_objects(ON_THE_HUB, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        )
         return str(tmp_path)
 
-    def file(repo_id: str, name: str, revision: str) -> str:
-        return str(tmp_path / name)
+    def file(repo_id: str, filename: str, revision: str) -> str:
+        return str(tmp_path / filename)
 
     monkeypatch.setattr(fetching, "snapshot_download", snapshot)
     monkeypatch.setattr(fetching, "hf_hub_download", file)
     assert fetch(SDXL).network_file is None
     assert fetch(LIGHTNING).network_file == tmp_path / LIGHTNING.network_file
     assert fetch(LIGHTNING, with_weights=False).network_file is None
-    assert all((repo_id, revision) == (SDXL.repo_id, SDXL.revision) for repo_id, revision, _ in asked)
-    assert ["*/*.safetensors" in patterns for _, _, patterns in asked] == [True, True, False]
+    assert all(each == (SDXL.repo_id, SDXL.revision) for each in asked)
+    wanted = {name for name, is_wanted in ON_THE_HUB.items() if is_wanted} - {"model_index.json"}
+    assert fetched[0] == wanted
+    assert fetched[2] == {name for name in wanted if not name.endswith(".safetensors")}
 
 
 def test_every_recipe_pins_what_it_fetches() -> None:
