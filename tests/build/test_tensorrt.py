@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from tests.conftest import REPOSITORY
-from underpaint.build.plans import build_plans, engines, with_plan
+from underpaint.build.plans import build_plans, check_plans, engines, with_plan
 from underpaint.build.recipes import FamilyRecipe, load_recipe
 from underpaint.build.repository import FAMILIES
 from underpaint.build.tensorrt import (
@@ -30,6 +30,7 @@ from underpaint.build.tensorrt import (
     graph_hash,
     plan_name,
 )
+from underpaint.cli import main
 from underpaint.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 from underpaint.triton import model_config as mc
 
@@ -68,13 +69,9 @@ def lines(recipe: Recipe, folder: Path) -> str:
 def recipes(unet: Path) -> dict[str, Recipe]:
     """By title; the tiny family's are of the committed graphs."""
     tiny = REPOSITORY / "tiny-l_unet" / "1"
-    one = {"least": 1, "usual": 2, "largest": 8}
     return {
         "SDXL's UNet, two sizes, 8 requests under guidance": Recipe.of(unet, Span.batch(16), SDXL),
         "tiny-l's UNet": Recipe.of(tiny / "model.onnx", Span.batch(32)),
-        "tiny-l's UNet with LoRAs": Recipe.of(
-            tiny / "lora.onnx", Span.batch(32), loras=Span(**one), rank=Span(1, 16, 128)
-        ),
     }
 
 
@@ -197,6 +194,13 @@ def test_a_plan_of_another_graph_or_other_sizes_is_refused(
         check(plan, Recipe.of(unet, Span.batch(8), SDXL), MACHINE)
 
 
+def test_a_plan_for_smaller_batches_is_refused(unet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trtexec(tmp_path, monkeypatch, WRITES)
+    plan = build_plan(Recipe.of(unet, Span.batch(16), SDXL), tmp_path, MACHINE, tmp_path / "timing.cache")
+    with pytest.raises(InvalidArgument, match="largest batch: got 16; allowed: 32, the model's max_batch_size; build"):
+        check(plan, Recipe.of(unet, Span.batch(32), SDXL), MACHINE)
+
+
 def test_without_a_label_nobody_knows(unet: Path, tmp_path: Path) -> None:
     recipe, plan = Recipe.of(unet, Span.batch(16), SDXL), tmp_path / "model_sm90.plan"
     with pytest.raises(NotFound, match="build it with --backend tensorrt"):
@@ -227,11 +231,11 @@ def test_a_build_that_fails_leaves_nothing(unet: Path, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """The models of tiny-m, their graphs as if onnxruntime's own operators were ONNX's."""
+    """The models of tiny-m, their graphs, but for twins, as if onnxruntime's own operators were ONNX's."""
     folder = tmp_path / "repository"
     for model in REPOSITORY.glob("tiny-m_*"):
         shutil.copytree(model, folder / model.name)
-    for path in folder.glob("*/1/*.onnx"):
+    for path in folder.glob("*/1/model.onnx"):
         graph = onnx.load(path, load_external_data=False)
         for node in graph.graph.node:
             node.domain = ""
@@ -269,22 +273,40 @@ def test_graphs_with_onnxruntimes_own_operators_are_refused(recipe: FamilyRecipe
 def test_a_repository_is_built_where_there_is_trtexec(
     repository: Path, recipe: FamilyRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice: the second time, nothing is left to do, and the graphs of twins are still found."""
+    """Twice: the second time, nothing is left to do."""
     (tmp_path / "bin").mkdir()
     smi = tmp_path / "bin" / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 9.0\n")
     smi.chmod(0o755)
     says = 'echo "&&&& RUNNING TensorRT.trtexec [TensorRT v101601]"'
     trtexec(tmp_path / "bin", monkeypatch, f'if [ "$1" = --help ]; then {says}; exit; fi; {WRITES}')
+    twin = repository / "tiny-m_unet_lora" / "config.pbtxt"
+    before = twin.read_text()
+    assert any("there is no " in line for line in check_plans(recipe, repository))
     for _ in range(2):
         assert build_plans(recipe, repository, print)
     built = list(engines(recipe, repository))
     assert len((tmp_path / "bin" / "trtexec.calls").read_text().split()) == len(built)
-    assert {"tiny-m_unet", "tiny-m_unet_lora", "tiny-m_vae_decoder", "tiny-m_text_encoder"} <= {e.model for e in built}
+    assert {engine.model.removeprefix("tiny-m_") for engine in built} == {
+        "unet",
+        "text_encoder",
+        "vae_encoder",
+        "vae_decoder",
+    }
+    assert check_plans(recipe, repository) == []
     for engine in built:
-        check(repository / engine.model / "1" / "model_sm90.plan", engine.recipe, MACHINE)
         config = text_format.Parse((repository / engine.model / "config.pbtxt").read_text(), ModelConfig())
         assert (config.backend, config.version_policy.specific.versions) == ("tensorrt", [1])
+    assert twin.read_text() == before  # a twin for LoRAs stays with onnxruntime
+    smi.write_text("#!/bin/sh\necho 8.9\n")
+    assert all("there is no " in line for line in check_plans(recipe, repository))
+
+
+def test_the_command_says_what_is_wrong(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plans", "tiny", "--repository", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere has no models of tiny-l: build tiny first" in capsys.readouterr().err
+    assert main(["plans", "tiny", "--repository", str(repository), "--check"]) == 2
+    assert "plans are built where they are served" in capsys.readouterr().err
 
 
 def test_the_same_model_is_run_by_the_other_backend(unet: Path) -> None:

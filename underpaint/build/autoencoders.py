@@ -74,11 +74,14 @@ class DecoderGraph(_Autoencoder):
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1], as diffusers' VaeImageProcessor does."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1], as diffusers' VaeImageProcessor does.
+
+    Cast first, here, and last, below: to do anything else with a uint8 is not in TensorRT.
+    """
+    return images.float().permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def denormalise(images: torch.Tensor) -> torch.Tensor:
     """float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3], as diffusers' VaeImageProcessor does."""
     scaled = (images / 2 + 0.5).clamp(0, 1) * 255
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1)
+    return scaled.round().permute(0, 2, 3, 1).to(torch.uint8)

@@ -11,12 +11,20 @@ from google.protobuf import text_format
 
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.build.shapes import VERSION, config_json, vae_scale_factor
-from underpaint.build.tensorrt import Machine, Recipe, Span, build_plan, find_machine, foreign_operators, plan_name
-from underpaint.errors import InvalidArgument, Unsupported
+from underpaint.build.tensorrt import (
+    Machine,
+    Recipe,
+    Span,
+    build_plan,
+    check,
+    find_machine,
+    foreign_operators,
+    plan_name,
+)
+from underpaint.errors import InvalidArgument, NotFound, UnderpaintError, Unsupported
 from underpaint.triton.model_config import ModelConfig, ModelInstanceGroup, to_text
 
-# Of the twins' banks, and of the residuals that a decoder half adds up: open dimensions that are no batch.
-_OTHERS = {"loras": Span(1, 2, 8), "rank": Span(1, 16, 128), "residuals": Span(1, 2, 16)}
+_RESIDUALS = Span(1, 2, 16)  # of those that a decoder half adds up, an open dimension that is no batch
 _GRAPH = "graph"  # the parameter that remembers what a plan was built from, relative to the version directory
 _TIMING_CACHE = "timing.cache"
 _PIXELS = ("_vae_encoder",)  # graphs whose height and width count pixels, not latents
@@ -33,19 +41,29 @@ class Engine:
 def engines(recipe: FamilyRecipe, repository: Path) -> Iterator[Engine]:
     """Every model of a variant that runs a graph of its own.
 
+    Not its twins for LoRAs, which stay with onnxruntime: they pick rows by a number that is only known once they run
+    (TopK) and fold pixels together (Col2Im), neither of which TensorRT reads.
+
     Raises:
-        NotFound: a graph is missing.
+        NotFound: there are none, or a graph is missing.
         InvalidArgument: a graph has a dimension that nothing is known of.
     """
     for variant in recipe.variants:
-        for path in sorted(repository.glob(f"{variant.name}_*/config.pbtxt")):
+        paths = sorted(repository.glob(f"{variant.name}_*/config.pbtxt"))
+        if not paths:
+            raise NotFound(f"{repository} has no models of {variant.name}: build {recipe.name} first")
+        for path in paths:
             config = _read(path)
-            if config.backend not in ("onnxruntime", "tensorrt"):
+            if config.backend not in ("onnxruntime", "tensorrt") or _is_twin(config):
                 continue
             graph = path.parent / str(VERSION) / (_graph_file(config) or "model.onnx")
             limit = config.max_batch_size or variant.max_rows
             sizes = _sizes(variant, repository, config.name)
-            yield Engine(config.name, Recipe.of(graph.resolve(), Span.batch(limit), sizes, **_OTHERS))
+            yield Engine(config.name, Recipe.of(graph.resolve(), Span.batch(limit), sizes, residuals=_RESIDUALS))
+
+
+def _is_twin(config: ModelConfig) -> bool:
+    return "lora_bank" in {declared.name for declared in config.input}
 
 
 def build_plans(recipe: FamilyRecipe, repository: Path, tell: Callable[[str], None]) -> bool:
@@ -76,6 +94,21 @@ def build_plans(recipe: FamilyRecipe, repository: Path, tell: Callable[[str], No
         config.write_text(to_text(with_plan(_read(config), engine.recipe, machine)))
         tell(f"{plan}: {plan.stat().st_size / 2**20:.1f} MiB")
     return True
+
+
+def check_plans(recipe: FamilyRecipe, repository: Path) -> list[str]:
+    """What is wrong with a repository's plans on this machine, a sentence each.
+
+    Raises:
+        Unsupported: there is no trtexec here, or no GPU.
+    """
+    machine, wrong = find_machine(), []
+    for engine in engines(recipe, repository):
+        try:
+            check(repository / engine.model / str(VERSION) / plan_name(machine), engine.recipe, machine)
+        except UnderpaintError as error:
+            wrong.append(f"{engine.model}: {error}")
+    return wrong
 
 
 def with_plan(config: ModelConfig, recipe: Recipe, machine: Machine) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,12 +23,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("family", nargs="?", default="tiny", help="a recipe's name, or a .toml file (default: tiny)")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: model_repository")
+    parser.add_argument("--check", action="store_true", help="only whether the plans are those of this machine")
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from underpaint.build.plans import build_plans
+    from underpaint.build.plans import build_plans, check_plans
 
     path = Path(args.family) if args.family.endswith(".toml") else FAMILIES / f"{args.family}.toml"
-    build_plans(load_recipe(path), args.repository.absolute(), partial(print, flush=True))
-    return 0
+    recipe, repository = load_recipe(path), args.repository.absolute()
+    if not args.check:
+        build_plans(recipe, repository, partial(print, flush=True))
+        return 0
+    wrong = check_plans(recipe, repository)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0

@@ -111,6 +111,9 @@ class Recipe:
             *self._shapes(),
         ]
 
+    def largest_batch(self) -> int:
+        return max(ranges[_BATCH].largest for ranges in self.profiles)
+
     def key(self, machine: Machine) -> str:
         """A hash of everything that a plan depends on."""
         facts = {"graph": graph_hash(self.graph), "flags": [*_FLAGS, *self._shapes()], **asdict(machine)}
@@ -175,6 +178,11 @@ class Label:
     graph: str
     command: tuple[str, ...]
 
+    def largest_batch(self) -> int:
+        """Of the first tensor that it was told of, whose first dimension is the batch."""
+        told = (re.match(r"--maxShapes=[^:]+:(\d+)", part) for part in self.command)
+        return max((int(found.group(1)) for found in told if found), default=0)
+
     def write(self, plan: Path) -> None:
         _label_of(plan).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
@@ -199,7 +207,7 @@ def check(plan: Path, recipe: Recipe, machine: Machine) -> None:
 
     Raises:
         NotFound: there is no plan, or it is not labelled.
-        InvalidArgument: it was built for another GPU or TensorRT, or from another graph.
+        InvalidArgument: it was built for another GPU or TensorRT, for smaller batches, or from another graph.
     """
     if not plan.is_file():
         raise NotFound(f"there is no {plan}: build it with --backend tensorrt")
@@ -209,6 +217,9 @@ def check(plan: Path, recipe: Recipe, machine: Machine) -> None:
     for what, (built, present) in here.items():
         if built != present:
             raise InvalidArgument.of(f"{plan.name}: {what}", built, f"{present}, which is here; build it again")
+    if label.largest_batch() < recipe.largest_batch():
+        allowed = f"{recipe.largest_batch()}, the model's max_batch_size; build it again"
+        raise InvalidArgument.of(f"{plan.name}: largest batch", label.largest_batch(), allowed)
     if label.key != recipe.key(machine):
         raise InvalidArgument(f"{plan.name} was built from another graph or for other sizes: build it again")
 
