@@ -9,12 +9,13 @@ import onnxruntime
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import FeedForward
 from onnx import TensorProto, helper
 
 from underpaint.build.graph_editor import GraphEditor
-from underpaint.build.graph_fusions import MICROSOFT, fuse
+from underpaint.build.graph_fusions import FOR_CPU, FOR_GPU, MICROSOFT, fuse
 from underpaint.build.networks.unet import UNetGraph
-from underpaint.build.onnx_graph import write_graph
+from underpaint.build.onnx_graph import finish, trace, write_graph
 
 WIDTH, TOKENS = 24, 5
 
@@ -50,9 +51,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[UNet2DConditionM
     return unet, folder / "model.onnx"
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_rewritten_unet_equals_torch(exported: tuple[UNet2DConditionModel, Path], batch: int) -> None:
+@pytest.fixture(scope="module")
+def for_a_gpu(exported: tuple[UNet2DConditionModel, Path]) -> Path:
+    """The same graph with a GPU's rewrites, beside the other."""
     unet, path = exported
+    program = trace(UNetGraph(unet, 8).eval(), inputs_of(2), ["noise_pred"], {})
+    weights = next(path.parent.glob("*.safetensors"))
+    finish(path.parent, program, ["noise_pred"], weights, None, "for_a_gpu.onnx", FOR_GPU)
+    return path.with_name("for_a_gpu.onnx")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_a_rewritten_unet_equals_torch(
+    exported: tuple[UNet2DConditionModel, Path], for_a_gpu: Path, target: str, batch: int
+) -> None:
+    unet, path = exported[0], for_a_gpu if target == "gpu" else exported[1]
     inputs = inputs_of(batch)
     with torch.no_grad():
         expected = UNetGraph(unet, 8)(*inputs.values()).numpy()
@@ -74,6 +88,16 @@ def test_every_rewrite_has_found_its_places(exported: tuple[UNet2DConditionModel
     assert {(node.domain, node.op_type) for node in graph.node if node.domain} == {(MICROSOFT, "MultiHeadAttention")}
 
 
+def test_on_a_gpu_products_and_convolutions_stay_whole(
+    exported: tuple[UNet2DConditionModel, Path], for_a_gpu: Path
+) -> None:
+    ops = Counter(node.op_type for node in onnx.load(for_a_gpu, load_external_data=False).graph.node)
+    assert (ops["MultiHeadAttention"], ops["Softmax"]) == (8, 0)
+    assert (ops["ConvTranspose"], ops["Resize"]) == (0, 1)
+    gates = sum(isinstance(module, FeedForward) for module in exported[0].modules())
+    assert ops["Split"] == 2 + gates
+
+
 def test_reshapes_keep_the_batch_as_it_was(exported: tuple[UNet2DConditionModel, Path]) -> None:
     graph = onnx.load(exported[1], load_external_data=False).graph
     values = {tensor.name: tensor for tensor in graph.initializer}
@@ -84,7 +108,7 @@ def test_reshapes_keep_the_batch_as_it_was(exported: tuple[UNet2DConditionModel,
 
 def test_a_graph_in_which_nothing_fits_keeps_its_nodes() -> None:
     model = toy_model([helper.make_node("Relu", ["x"], ["y"])])
-    fuse(model)
+    fuse(model, FOR_CPU)
     assert [node.op_type for node in model.graph.node] == ["Relu"]
     assert [opset.domain for opset in model.opset_import] == [""]
 

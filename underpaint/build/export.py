@@ -13,10 +13,13 @@ import onnxruntime as ort
 import torch
 
 from underpaint.build.graph import Extent, Graph
-from underpaint.build.onnx_graph import finish, fuse_file, store_weights, trace
+from underpaint.build.graph_fusions import FOR_CPU, NONE, Rewrites
+from underpaint.build.onnx_graph import finish, fuse_file, trace
+from underpaint.build.onnx_weights import store_weights, widen
 from underpaint.errors import Internal
 
 WEIGHTS = "model.safetensors"
+_WIDENED_COPIES = 6  # of bfloat16 weights: torch's and onnxruntime's as float32, and what the latter casts from
 _CUDA = "CUDAExecutionProvider"
 # Largest difference to torch, as a share of the largest number, or in steps of 255 for pixels.
 _TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -55,17 +58,17 @@ def export(
     sizes: Sizes,
     tokens: int,
     twins: Callable[[Path, onnx.ModelProto], None] | None = None,
-    fused: bool = True,
+    rewrites: Rewrites = FOR_CPU,
 ) -> float | None:
     """Write ``model.onnx`` and its weights; returns the largest difference to torch, None where nothing here runs it.
 
-    On a CPU, onnxruntime's own operators are for float32 only; graphs of half precision are compared without them, and
-    such of bfloat16 not at all.
+    On a CPU, onnxruntime's own operators are for float32 only, so graphs of half precision are compared without them;
+    and no operators at all are for bfloat16: such a graph is compared as if it were float32, where memory allows.
 
     Args:
         tokens: how many a denoising network is told.
         twins: writes variations of the graph beside it.
-        fused: with onnxruntime's own operators.
+        rewrites: into onnxruntime's own operators.
 
     Raises:
         Internal: the graph does not compute what torch does.
@@ -77,14 +80,17 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     store_weights(program, graph, folder / WEIGHTS)
     path = folder / "model.onnx"
-    finish(folder, program, graph.outputs, folder / WEIGHTS, twins, fused=False)
+    finish(folder, program, graph.outputs, folder / WEIGHTS, twins, rewrites=NONE)
     runs_fused = graph.dtype == torch.float32 or _CUDA in ort.get_available_providers()
-    if fused and runs_fused:
-        fuse_file(path)
-    compares = graph.dtype != torch.bfloat16 or runs_fused
-    difference = _compare(graph, path, sizes.other(graph, tokens)) if compares else None
-    if fused and not runs_fused:
-        fuse_file(path)
+    if runs_fused:
+        fuse_file(path, rewrites)
+    extent = sizes.other(graph, tokens)
+    if graph.dtype == torch.bfloat16 and not runs_fused:
+        difference = _compare_widened(graph, path, extent)
+    else:
+        difference = _compare(graph, path, extent)
+    if not runs_fused:
+        fuse_file(path, rewrites)
     return difference
 
 
@@ -94,6 +100,25 @@ def _axes(graph: Graph, tensor: str, opened: bool) -> dict[int, str]:
         height, width = graph.free[tensor]
         axes |= {height: "height", width: "width"}
     return {**axes, **graph.open.get(tensor, {})}
+
+
+def _compare_widened(graph: Graph, path: Path, extent: Extent) -> float | None:
+    """Of a bfloat16 graph, with the same weights in float32; None where there is too little memory for it."""
+    weights = path.with_name(WEIGHTS).stat().st_size
+    if available_bytes() < _WIDENED_COPIES * weights:
+        return None
+    widened = path.with_name("widened.onnx")
+    try:
+        widen(path, widened)
+        return _compare(graph.float(), widened, extent)
+    finally:
+        widened.unlink(missing_ok=True)
+
+
+def available_bytes() -> int:
+    """Of memory, without what the system would have to swap out."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def _compare(graph: Graph, path: Path, extent: Extent) -> float:

@@ -18,13 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from onnx import ModelProto
 
 from underpaint import __version__
 from underpaint.build.autoencoders import DecoderGraph, EncoderGraph
 from underpaint.build.checkpoint import Checkpoint
 from underpaint.build.export import Sizes, export
 from underpaint.build.graph import Graph
+from underpaint.build.graph_fusions import NONE, Rewrites, rewrites_for
 from underpaint.build.lora_twin import write_twins
 from underpaint.build.networks import network_class
 from underpaint.build.plan import Component, Plan, pixels_of_a_latent
@@ -53,7 +53,11 @@ class Receipt:
 
     @property
     def verdict(self) -> str:
-        return "not compared with torch: that takes a GPU" if self.parity is None else f"parity {self.parity:.1e}"
+        return (
+            "not compared with torch: that takes a GPU, or more memory"
+            if self.parity is None
+            else f"parity {self.parity:.1e}"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Receipt | None:
@@ -171,7 +175,7 @@ def _key(component: Component, checkpoint: Checkpoint, fused: bool) -> str:
         "max_sequence_length": variant.max_sequence_length,
         "complex_human_instruction": variant.complex_human_instruction,
         "twins": list(component.twins),
-        "fused": fused,
+        "rewrites": [rewrite.__name__ for rewrite in _rewrites(variant, fused)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -181,14 +185,20 @@ def _export(
 ) -> float | None:
     torch.manual_seed(0)
     graph = _graph(component, checkpoint)
-    twins = partial(_write_twins, component) if component.twins else None
+    # Twins stay with onnxruntime whatever runs the network, see plans.engines.
+    own, name = rewrites_for(component.variant.kind), component.variant.name
+    twins = partial(write_twins, base=name, max_rank=MAX_LORA_RANK, rewrites=own) if component.twins else None
     tokens = _tokens(component.variant, stage) if component.role == "unet" else 0
     sizes = Sizes(component.variant.sizes, pixels_of_a_latent(checkpoint))
-    parity = export(graph, folder, sizes, tokens, twins, fused)
+    parity = export(graph, folder, sizes, tokens, twins, _rewrites(component.variant, fused))
     for number, part in enumerate(component.parts):
         name = "config.json" if number == 0 else f"config_{number + 1}.json"
         shutil.copyfile(checkpoint.folder / part / "config.json", folder / name)
     return parity
+
+
+def _rewrites(variant: VariantRecipe, fused: bool) -> Rewrites:
+    return rewrites_for(variant.kind) if fused else NONE
 
 
 def _graph(component: Component, checkpoint: Checkpoint) -> Graph:
@@ -217,10 +227,6 @@ def _tokens(variant: VariantRecipe, stage: Path) -> int:
     """How many tokens the text encoder, which is made first, gives the network."""
     graph = stage / f"{variant.name}_text_encoder" / str(VERSION) / "model.onnx"
     return Signature.read(graph).outputs["last_hidden_state"].row[0]
-
-
-def _write_twins(component: Component, folder: Path, traced: ModelProto) -> None:
-    write_twins(folder, traced, component.variant.name, MAX_LORA_RANK)
 
 
 def _towers(plan: Plan, repository: Path, stage: Path) -> str:

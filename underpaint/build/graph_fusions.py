@@ -1,5 +1,9 @@
 """Rewrites of an exported graph into one that computes the same with less work, for onnxruntime on a CPU or with CUDA.
 
+Each target has its own: what halves a product (gates) or replaces a convolution by a transposed one (upsampling) is a
+gain that was measured on a CPU; on a GPU the first means more launches and the second leaves cuDNN's best kernels, so
+both stay as they are there.
+
 What each is worth in ``tiny-l``'s UNet, one thread, onnxruntime 1.31, a batch of 1 and of 16: everything together
 7 and 8 %; the upsampling 2 and 4 %, the affine 3 and 3 %, the gates 1 and 3 %, attention 3 and 1 %, the joining 1 %.
 The rest of a call is convolutions and products at the machine's peak, and, in a small batch, reading the weights.
@@ -13,6 +17,7 @@ stands in the graph, because the file holds the weights as diffusers does, and i
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +25,20 @@ from onnx import ModelProto, NodeProto, helper
 
 from underpaint.build.graph_editor import GraphEditor
 
+Rewrites = Sequence[Callable[[GraphEditor], None]]
+
 MICROSOFT = "com.microsoft"
 _WORTH_JOINING = 4  # projections of one tensor
 # Channels. Below, as much is lost as gained: transposed convolutions lack the blocked layout that others use.
 _WORTH_SUMMING = 64
 
 
-def fuse(model: ModelProto) -> None:
+def fuse(model: ModelProto, rewrites: Rewrites) -> None:
     """Apply every rewrite wherever it fits."""
+    if not rewrites:
+        return
     graph = GraphEditor(model.graph)
-    for rewrite in (fuse_attention, fuse_affine, join_projections, split_gates, fuse_upsampling):
+    for rewrite in rewrites:
         rewrite(graph)
     graph.write_back()
     if any(node.domain == MICROSOFT for node in model.graph.node):
@@ -202,3 +211,13 @@ def _replace_upsampling(graph: GraphEditor, tensor: str, conv: NodeProto) -> Non
 
 def _attribute(node: NodeProto, name: str) -> Any:
     return next(helper.get_attribute_value(each) for each in node.attribute if each.name == name)
+
+
+FOR_CPU: Rewrites = (fuse_attention, fuse_affine, join_projections, split_gates, fuse_upsampling)
+FOR_GPU: Rewrites = (fuse_attention, fuse_affine, join_projections)
+NONE: Rewrites = ()  # plain ONNX, for runtimes that know nothing of onnxruntime's own operators
+
+
+def rewrites_for(kind: str) -> Rewrites:
+    """By a recipe's ``kind``; "auto" may be either, and was measured on a CPU."""
+    return FOR_GPU if kind == "gpu" else FOR_CPU

@@ -25,7 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from underpaint.addons.layout import FILE_NAME as LAYOUT_FILE
 from underpaint.addons.layout import Layer, LoraLayout
 from underpaint.build.graph_editor import GraphEditor
-from underpaint.build.graph_fusions import fuse
+from underpaint.build.graph_fusions import FOR_CPU, Rewrites, fuse
 
 NARROW_FILE, WIDE_FILE = "lora.onnx", "locon.onnx"
 BANK, SCALES = "lora_bank", "lora_scales"
@@ -46,16 +46,16 @@ class _Place:
     dtype: int
 
 
-def write_twins(folder: Path, traced: ModelProto, base: str, max_rank: int) -> None:
+def write_twins(folder: Path, traced: ModelProto, base: str, max_rank: int, rewrites: Rewrites = FOR_CPU) -> None:
     """Write the twins of a traced network beside its weights, and what their banks look like.
 
     ``lora.onnx`` adapts the layers of attention only and costs less; ``locon.onnx`` all that LoRAs ever adapt.
     """
     layout = layout_of(traced, base, max_rank)
     (folder / LAYOUT_FILE).write_text(layout.to_json())
-    _write(folder / NARROW_FILE, traced, layout.layers[: layout.narrow])
+    _write(folder / NARROW_FILE, traced, layout.layers[: layout.narrow], rewrites)
     if layout.narrow < len(layout.layers):
-        _write(folder / WIDE_FILE, traced, layout.layers)
+        _write(folder / WIDE_FILE, traced, layout.layers, rewrites)
 
 
 def layout_of(traced: ModelProto, base: str, max_rank: int) -> LoraLayout:
@@ -71,14 +71,14 @@ def _is_wide(layer: Layer) -> bool:
 
 def write_part_twin(path: Path, traced: ModelProto, layout: LoraLayout) -> None:
     """Write the twin of a part of a network, which takes the banks of the whole and finds its own layers in them."""
-    _write(path, traced, layout.layers)
+    _write(path, traced, layout.layers, FOR_CPU)
 
 
-def _write(path: Path, traced: ModelProto, layers: Sequence[Layer]) -> None:
+def _write(path: Path, traced: ModelProto, layers: Sequence[Layer], rewrites: Rewrites) -> None:
     model = ModelProto()
     model.CopyFrom(traced)
     adapt(model, layers)
-    fuse(model)
+    fuse(model, rewrites)
     del model.graph.value_info[:]
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(path)
