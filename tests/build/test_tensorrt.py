@@ -323,10 +323,12 @@ def test_the_same_model_is_run_by_the_other_backend(unet: Path) -> None:
         [mc.model_output("noise_pred", "FP32", latents)],
         6,
         free_dims={"sample": (128, 128)},
+        channels_last=True,
     )
     after = with_plan(before, Recipe.of(unet, Span.batch(6), sizes), MACHINE)
     assert (after.backend, after.platform) == ("tensorrt", "tensorrt_plan")
     assert after.default_model_filename == after.cc_model_filenames["9.0"] == "model_sm90.plan"
+    assert not after.optimization.HasField("execution_accelerators")
     (group,) = after.instance_group
     assert (ModelInstanceGroup.Kind.Name(group.kind), list(group.profile)) == ("KIND_GPU", ["0", "1"])
     graphs = [(spec.batch_size, list(spec.input["sample"].dim)) for spec in after.optimization.cuda.graph_spec]

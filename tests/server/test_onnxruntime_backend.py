@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from google.protobuf import json_format
 
+from underpaint.triton import model_config as mc
 from underpaint.triton import onnxruntime_backend as backend
 from underpaint.triton.onnxruntime_backend import Call, LoadError
 
@@ -109,6 +111,18 @@ def test_parameters_reach_onnxruntime():
 @pytest.mark.parametrize("value", [{}, parameters(intra_op_thread_count="0")])
 def test_without_a_thread_count_there_is_one_all_the_same(value):
     assert backend.session_options(value).intra_op_num_threads >= 1, "0 would pin threads to cores"
+
+
+def test_on_a_gpu_cuda_gets_the_options_that_the_config_has_for_it(monkeypatch):
+    asked = mc.onnx_model("x", [], [], 4, kind="gpu", channels_last=True)
+    asked = json_format.MessageToDict(asked, preserving_proto_field_name=True)
+    on_gpu = {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
+    assert backend.providers(asked, on_gpu) == ["CPUExecutionProvider"]  # which is all that this onnxruntime has
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    cuda = ("CUDAExecutionProvider", {"prefer_nhwc": "1", "device_id": "1"})
+    assert backend.providers(asked, on_gpu) == [cuda, "CPUExecutionProvider"]
+    assert backend.providers({}, on_gpu)[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+    assert backend.providers(asked, {"model_instance_kind": "CPU"}) == ["CPUExecutionProvider"]
 
 
 def test_parameters_that_make_no_sense():

@@ -118,7 +118,8 @@ def with_plan(config: ModelConfig, recipe: Recipe, machine: Machine) -> ModelCon
     changed.backend, changed.platform = "tensorrt", "tensorrt_plan"
     changed.default_model_filename = plan_name(machine)
     changed.cc_model_filenames[machine.compute_capability] = plan_name(machine)
-    changed.ClearField("parameters")  # of onnxruntime
+    changed.ClearField("parameters")  # of onnxruntime, and so what it tells CUDA
+    changed.optimization.ClearField("execution_accelerators")
     changed.parameters[_GRAPH].string_value = _graph_file(config)
     count = sum(group.count for group in config.instance_group) or 1
     profiles = [str(number) for number in range(len(recipe.profiles))]

@@ -84,6 +84,7 @@ def _unet(variant: VariantRecipe, shapes: Shapes) -> ModelConfig:
         variant.unet_instances,
         variant.unet_threads,
         kind=variant.kind,
+        channels_last=variant.channels_last,
         free_dims={"sample": _latent_size(variant, shapes)},
         # Its one caller, the denoiser, sends each instance what it should run; merging would leave others idle.
         dynamic_batching=False,
@@ -106,6 +107,7 @@ def _twin(variant: VariantRecipe, shapes: Shapes, repository: Path, name: str) -
         variant.unet_instances if of_unet and kind == "lora" else 1,  # few LoRAs go farther than attention
         variant.unet_threads if of_unet else 1,
         kind=variant.kind,
+        channels_last=variant.channels_last,
         free_dims={"sample": (1, *_latent_size(variant, shapes))},
         dynamic_batching=False,
         model_file=f"../../{network}/{VERSION}/{kind}.onnx",
@@ -120,6 +122,7 @@ def _vae_encoder(variant: VariantRecipe, shapes: Shapes) -> ModelConfig:
         graph_outputs(shapes.vae_encoder),
         variant.vae_batch,
         kind=variant.kind,
+        channels_last=variant.channels_last,
         free_dims={"image": (height, width)},
     )
 
@@ -131,6 +134,7 @@ def _vae_decoder(variant: VariantRecipe, shapes: Shapes) -> ModelConfig:
         graph_outputs(shapes.vae_decoder),
         variant.vae_batch,
         kind=variant.kind,
+        channels_last=variant.channels_last,
         free_dims={"latents": _latent_size(variant, shapes)},
     )
 

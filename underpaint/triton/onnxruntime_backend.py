@@ -2,7 +2,8 @@
 
 Serves ``<version>/model.onnx`` under the config.pbtxt that the original backend takes: dynamic batches run as one, each
 instance is a process, and the same parameters mean the same (``intra_op_thread_count``, ``inter_op_thread_count``,
-``execution_mode``, ``enable_mem_arena``, ``enable_mem_pattern``, ``optimization.graph.level``). Two things differ from
+``execution_mode``, ``enable_mem_arena``, ``enable_mem_pattern``, ``optimization.graph.level``, and the options of the
+accelerator "cuda"). Two things differ from
 ONNX Runtime's defaults, because here many processes share the cores: waiting threads sleep instead of spinning, and
 no thread is pinned to a core.
 """
@@ -160,19 +161,21 @@ def model_path(config: Mapping[str, Any], args: Mapping[str, str]) -> Path:
 def open_session(config: Mapping[str, Any], path: Path, args: Mapping[str, str]) -> ort.InferenceSession:
     """ONNX Runtime over a file and the weights beside it. Raises ``LoadError``."""
     try:
-        return ort.InferenceSession(str(path), session_options(config), providers=_providers(args))
+        return ort.InferenceSession(str(path), session_options(config), providers=providers(config, args))
     except LoadError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise LoadError(f"ONNX Runtime {ort.__version__} cannot open {path}: {' '.join(str(error).split())}") from None
 
 
-def _providers(args: Mapping[str, str]) -> list[Any]:
-    """CUDA first for an instance on a GPU, where this ONNX Runtime can."""
+def providers(config: Mapping[str, Any], args: Mapping[str, str]) -> list[Any]:
+    """CUDA first for an instance on a GPU, where this ONNX Runtime can, with the options that the config has for it."""
     cuda = "CUDAExecutionProvider"
-    if args.get("model_instance_kind") == "GPU" and cuda in ort.get_available_providers():
-        return [(cuda, {"device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
+    if args.get("model_instance_kind") != "GPU" or cuda not in ort.get_available_providers():
+        return ["CPUExecutionProvider"]
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {}).get("gpu_execution_accelerator", [])
+    named = (each.get("parameters", {}) for each in accelerators if each["name"] == "cuda")
+    return [(cuda, {**next(named, {}), "device_id": args["model_instance_device_id"]}), "CPUExecutionProvider"]
 
 
 def session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
