@@ -35,7 +35,7 @@ class VariantRecipe:
     ``controlnets_resident`` of them stay loaded, and one that is not after ``controlnet_timeout_s`` never will be.
     ``tokenizer``: the family whose tokenizer reads its prompts, if not its own. ``text_batch`` and ``vae_batch`` are
     the batch limits of text encoder and autoencoder. ``kind``: where its graphs run, one of `KINDS`.
-    ``channels_last``: whether onnxruntime's CUDA convolves in that order (what it gives is `client/gpu_bench`'s to say).
+    ``channels_last``: whether onnxruntime's CUDA convolves in that order (`client/gpu_bench` says what it gives).
 
     What it is built from, for variants that are not trained here: ``repo_id`` on the hub at ``revision`` (a commit), a
     checkpoint of diffusers' ``pipeline`` class; where another repository has the denoising network's weights, the
