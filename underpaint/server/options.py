@@ -18,8 +18,11 @@ class ServerOptions:
 
     ``store``: the folder of the cache (None: that of ``underpaint.cache.location``).
     ``load_models``: shell patterns over the model names of the repository.
-    ``bls_threads``: how many calls one Python model can have under way to other models. Triton keeps that many
-    threads per model process; a call to a model that died while holding it occupies one for ever.
+    ``bls_threads``: how many calls one Python model can have under way to other models. A call to a model that died
+    while holding it occupies one for ever, so these do for 24 that paint, 24 lost with a denoiser, and 8 for all else.
+    Triton starts as many threads for every instance of every model, and they are not free where cores are few: Linux
+    (6.16 and newer) gives a process a table of sleeping threads sized by cores, so that each wake-up searches through
+    them. With 128, half of tritonserver's processor time on two cores went there.
     """
 
     model_repository: Path
@@ -37,7 +40,7 @@ class ServerOptions:
     restarts: RestartLimits = field(default_factory=RestartLimits)
     shm_initial_bytes: int = MIB
     shm_growth_bytes: int = 4 * MIB
-    bls_threads: int = 128
+    bls_threads: int = 56
 
     @property
     def ports(self) -> dict[str, int]:

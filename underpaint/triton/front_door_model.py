@@ -33,7 +33,7 @@ _TRITONS_OWN = frozenset(
     {"id", "binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
 )
 # More than the door's concurrency, since calls to a process that died are lost with their threads.
-_MAX_CALLS = 96
+_MAX_CALLS = 56
 _HOUSEKEEPING_EVERY_S = 1.0
 _DRAIN_S = 3.0  # at unload, for what is still to be remembered
 
