@@ -97,15 +97,16 @@ stages = st.builds(
     latencies,
     st.sampled_from([0.0, 0.5]),
 )
+loads = st.just(0.0) | st.floats(1e-3, 1)  # less than the solver's tolerance is nothing to it
 options = st.lists(
-    st.builds(Option, st.floats(0, 1), st.floats(0, 1), st.integers(10, 30).map(float)), min_size=1, max_size=12
+    st.builds(Option, loads, loads, st.integers(10, 30).map(float)), min_size=1, max_size=12
 )
 problems = st.builds(
     Problem,
     options=options.map(tuple),
     small=stages,
     large=stages,
-    demand_per_s=st.floats(0, 60),
+    demand_per_s=st.just(0.0) | st.floats(0.1, 60),
     devices=st.integers(1, 20),
     slo_s=st.floats(0.5, 8),
     chained=st.booleans(),

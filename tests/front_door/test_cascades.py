@@ -144,12 +144,32 @@ def test_the_small_image_is_given_where_painting_again_would_take_too_long() -> 
     door = open_door(server, SETTINGS)
 
     async def scenario() -> Outcome:
-        door._costs.step("big", 1e6)
+        door._costs.step("big", 1.0, work_s=1e3)
         return (await door.serve(request(deadline_ms=20_000))).outcome
 
     outcome = run(scenario())
     assert (outcome.variant, outcome.fallback, outcome.escalated) == ("little", "late", False)
     assert painters(server) == ["little"]
+
+
+def test_what_the_server_has_let_in_counts_where_all_requests_are_promised_something() -> None:
+    """The large variant's half second fits into the 0.9 that were promised, but not behind another one."""
+    server = scored(discriminator=0.1, slow=frozenset({"big"}))
+    door = open_door(server, replace(SETTINGS, slo_ms=900))
+    for variant, step_s in (("big", 0.02), ("little", 0.001)):
+        door._workload._steps_of(variant).append(step_s)
+        door._costs.step(variant, 1.0, work_s=step_s)
+
+    async def scenario() -> list[Outcome]:
+        first = asyncio.ensure_future(door.serve(request(request_id="first")))
+        await server.until_painting(1)
+        second = await door.serve(request(request_id="second"))
+        server.finish("first")
+        return [(await first).outcome, second.outcome]
+
+    first, second = run(scenario())
+    assert (first.variant, first.escalated, first.downgrade) == ("big", True, None)
+    assert (second.variant, second.escalated, second.fallback) == ("little", False, "late")
 
 
 def test_the_small_image_is_given_where_the_deadline_passes_while_it_is_painted_again() -> None:

@@ -98,7 +98,7 @@ def test_arrivals_become_settings(tmp_path: Path) -> None:
 
 
 def test_what_it_decides_front_doors_understand(tmp_path: Path) -> None:
-    names = set(settings_of(cascade(shares={"little": 1.0}), Scores()))
+    names = set(settings_of(cascade(shares={"little": 1.0}), Scores(), 0.5))
     assert names <= set(Settings.__dataclass_fields__)
 
 
@@ -184,9 +184,9 @@ def test_thresholds_follow_the_scores_that_were_seen() -> None:
     for share in (0.1, 0.3, 0.7):
         assert scores.threshold(CONFIDENCE, share) == pytest.approx(share, abs=0.05)
     assert scores.threshold(DIFFICULTY, 0.5) is None
-    settings = settings_of(cascade(deferred=0.3), scores)
+    settings = settings_of(cascade(deferred=0.3), scores, 0.5)
     assert settings["confidence_threshold"] == pytest.approx(0.3, abs=0.05) and settings["router_threshold"] is None
-    assert settings_of(cascade(deferred=1.0), scores)["confidence_threshold"] is None
+    assert settings_of(cascade(deferred=1.0), scores, 0.5)["confidence_threshold"] is None
 
 
 def test_scores_survive_the_monitor() -> None:

@@ -96,6 +96,11 @@ class VariantProfile:
             return last.mean_s * batch / last.batch
         return interpolate([each.batch for each in self.latencies], [each.mean_s for each in self.latencies], batch)
 
+    @property
+    def work_s(self) -> float:
+        """Seconds of a device for an image, where it paints as many together as pay most."""
+        return min(each.mean_s / each.batch for each in self.latencies)
+
     def cores(self, batch: int) -> float | None:
         """How many cores a batch of any size keeps busy; None where that is not known."""
         busy = [each.cores for each in self.latencies]

@@ -23,12 +23,13 @@ class Costs:
         self._fetches: deque[float] = deque(maxlen=_REMEMBERED)
         self.measured = Measured()
 
-    def step(self, variant: str, step_ms: float, around_ms: float = 0.0) -> None:
-        """A denoising step of ``variant``, and all that its painting took besides steps."""
+    def step(self, variant: str, step_ms: float, around_ms: float = 0.0, work_s: float = 0.0) -> None:
+        """A denoising step of ``variant``, all that its painting took besides steps, and a step's work of late."""
         self.measured = replace(
             self.measured,
             step_ms=_with(self._steps, self.measured.step_ms, variant, step_ms),
             around_ms=_with(self._around, self.measured.around_ms, variant, around_ms),
+            work_ms={**self.measured.work_ms, variant: 1e3 * work_s},
         )
 
     def fetch(self, fetch_ms: float) -> None:

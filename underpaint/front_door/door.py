@@ -51,7 +51,7 @@ from underpaint.front_door.trial import Exhibit, Trial
 from underpaint.front_door.turnstile import Turnstile
 from underpaint.front_door.workload import Work, Workload
 from underpaint.policies import CachedImage, Escalate, Finished, Noise, Plan, Policy, Settings
-from underpaint.policies.admission import Admitted, Room, admit
+from underpaint.policies.admission import Admitted, Room, admit, held_up_s
 from underpaint.requests import GenerateRequest
 
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class FrontDoor:
         self.tally.arrivals[policy.name,] += 1
         # A seed of its own from the beginning: whatever is painted again starts from the same noise.
         request = replace(request, seed=draw_seed() if request.seed is None else request.seed)
-        with self._registry.admit(_visit(request, hung_up)) as visit:
+        with self._registry.admit(_visit(request, hung_up, traffic.stable.settings)) as visit:
             reply = await self._serve_by_one_of(traffic, policy, request, visit)
         self.tally.count(reply.outcome)
         return reply
@@ -243,8 +243,9 @@ class FrontDoor:
             if policy.judges and plan.then is not None:
                 judging = self._scoring.judge(request, painting, visit)
                 cascade.confidence = await self._attendant.attend(judging, visit)
-            time_left_s = None if request.reproducible else visit.promise_left_s()
-            verdict = policy.after(plan, cascade.confidence, time_left_s, settings)
+            left_s = None if request.reproducible else visit.promise_left_s()
+            spare_s = None if left_s is None else left_s - held_up_s(self._workload.backlog_s())
+            verdict = policy.after(plan, cascade.confidence, spare_s, settings)
             if not isinstance(verdict, Escalate):
                 cascade.fallback = verdict.fallback
                 break
@@ -297,7 +298,8 @@ class FrontDoor:
             finally:
                 visit.variant = None
         if painting.step_ms is not None:
-            self._costs.step(job.plan.variant, painting.step_ms, painting.around_ms)
+            variant = job.plan.variant
+            self._costs.step(variant, painting.step_ms, painting.around_ms, self._workload.work_s(variant, 1))
         return painting
 
     def _sampling(self, plan: Plan, request: GenerateRequest, release: Release) -> Sampling:
@@ -316,8 +318,9 @@ class FrontDoor:
             raise SourceLost(Absence(Miss.UNFIT)) from unfit
 
 
-def _visit(request: GenerateRequest, hung_up: Callable[[], bool]) -> Visit:
+def _visit(request: GenerateRequest, hung_up: Callable[[], bool], settings: Settings) -> Visit:
     arrived_ns = time.monotonic_ns()
     deadline_ns = None if request.deadline_ms is None else arrived_ns + request.deadline_ms * 1_000_000
-    promise_ns = None if request.slo_ms is None else arrived_ns + request.slo_ms * 1_000_000
+    slo_ms = request.slo_ms or settings.slo_ms
+    promise_ns = None if slo_ms is None else arrived_ns + slo_ms * 1_000_000
     return Visit(request.request_id or uuid.uuid4().hex, arrived_ns, deadline_ns, hung_up, promise_ns)

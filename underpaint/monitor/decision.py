@@ -8,11 +8,12 @@ from underpaint.control.allocation import Allocation
 from underpaint.monitor.scores import CONFIDENCE, DIFFICULTY, Scores
 
 
-def settings_of(allocation: Allocation, scores: Scores) -> dict[str, Any]:
+def settings_of(allocation: Allocation, scores: Scores, slo_s: float) -> dict[str, Any]:
     """Names of ``policies.Settings`` and their values; None takes a name out, so that its default counts again.
 
     Thresholds follow the shares by the scores seen of late; where those are too few, the shares alone are handed over,
-    and the front door goes by the scores that its router and discriminator were tested with.
+    and the front door goes by the scores that its router and discriminator were tested with. ``slo_s`` goes along: what
+    is planned for a period holds on average, and the front door sees to single requests.
     """
     decided: dict[str, Any] = {"policy": allocation.policy, "small": allocation.small, "large": allocation.large}
     if allocation.shares:
@@ -25,6 +26,7 @@ def settings_of(allocation: Allocation, scores: Scores) -> dict[str, Any]:
         "hard_share": round(allocation.direct, 4),
         "confidence_threshold": confidence,
         "router_threshold": _threshold(scores, DIFFICULTY, 1 - allocation.direct),
+        "slo_ms": max(1, round(1000 * slo_s)),
     }
 
 

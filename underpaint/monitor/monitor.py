@@ -112,7 +112,7 @@ class Monitor:
         self._demand.count(reading.arrivals, reading.seconds)
         load = reading.load(self._demand.per_s)
         allocation = self._plan.allocator.allocate(load, self._plan.profile, self._plan.fleet, self._present)
-        settings = settings_of(allocation, self._scores)
+        settings = settings_of(allocation, self._scores, self._plan.fleet.slo_s)
         changed, applied, problems = self._apply(allocation, settings)
         decision = Decision(
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),

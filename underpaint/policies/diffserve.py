@@ -10,7 +10,7 @@ from underpaint.evidence import Evidence
 from underpaint.policies.plan import Accept, Escalate, Escalation, Fallback, Noise, Plan, Policy, Settings, Verdict
 from underpaint.requests import GenerateRequest
 
-_MARGIN = 1.2  # what is painted in the company of others takes longer now and then
+_MARGIN = 1.2  # others come meanwhile
 
 
 class DiffServe(Policy):
@@ -29,19 +29,19 @@ class DiffServe(Policy):
         """Whether the small variant need not even try."""
         return False
 
-    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
+    def after(self, plan: Plan, score: float | None, spare_s: float | None, settings: Settings) -> Verdict:
         if plan.then is None:
             return Accept()
         if score is None:
             return Accept(Fallback.UNJUDGED)
         if score >= settings.confidence_cutoff:
             return Accept()
-        if time_left_s is not None and time_left_s < plan.then.predicted_s:
+        if spare_s is not None and spare_s < plan.then.predicted_s:
             return Accept(Fallback.LATE)
         return Escalate(plan.then.plan)
 
 
 def predicted_s(request: GenerateRequest, evidence: Evidence, settings: Settings) -> float:
-    """How long the large variant will take, as far as has been seen of late, in seconds."""
+    """What the large variant's painting is worth of the machine's time, as seen of late, in seconds."""
     steps = settings.steps(request, settings.large)
-    return _MARGIN * evidence.measured.painting_ms(settings.large, steps) / 1e3
+    return _MARGIN * evidence.measured.work_ms.get(settings.large, 0.0) * steps / 1e3

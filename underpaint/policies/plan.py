@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Escalation:
-    """A second painting. ``predicted_s``: how long it will take, in seconds; 0 where that has not been seen yet."""
+    """A second painting. ``predicted_s``: how long it takes with the machine to itself; 0 where nobody knows yet."""
 
     plan: Plan
     predicted_s: float = 0.0
@@ -136,6 +136,8 @@ class Settings:
         predict: whether Nirvana asks its match predictor before it looks anything up.
         confidence_threshold: under a cascade, an image is painted again where the discriminator's score is below.
         router_threshold: HADIS has the large variant paint at once where the router's score is as high.
+        slo_ms: the promise that cascades keep to, for requests that bring none of their own: these are done with less
+            rather than late, and never refused.
         defer_share, hard_share: where these thresholds are not given, what share of the images, and of the requests,
             they should leave to the large variant, by the scores on captions that nobody learnt from.
         router, discriminator: as far as their scores are known to be about the small variant that is deployed.
@@ -158,6 +160,7 @@ class Settings:
     router_threshold: float | None = None
     defer_share: float = 0.3
     hard_share: float = 0.1
+    slo_ms: int | None = None
     router: Scorer | None = None
     discriminator: Scorer | None = None
     unscored: str = ""
@@ -169,6 +172,8 @@ class Settings:
         for name in ("small_share", "defer_share", "hard_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidArgument.of(name, getattr(self, name), "a share, 0 to 1")
+        if self.slo_ms is not None and self.slo_ms < 1:
+            raise InvalidArgument.of("slo_ms", self.slo_ms, "1 or more")
         for name in ("confidence_threshold", "router_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -259,9 +264,10 @@ class Policy:
         """What the cache should keep of what ``plan`` paints, if anything."""
         return None
 
-    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
+    def after(self, plan: Plan, score: float | None, spare_s: float | None, settings: Settings) -> Verdict:
         """Decide what follows once ``plan`` has been run.
 
-        ``score``: what the discriminator gives the image, where there is one; ``time_left_s``: to the deadline.
+        ``score``: what the discriminator gives the image, where there is one; ``spare_s``: to the deadline or to what
+        was promised, less the time by which all that was let in before holds it up; None where nothing was promised.
         """
         return Accept()

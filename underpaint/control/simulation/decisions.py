@@ -72,5 +72,11 @@ def pinned(request: GenerateRequest, shares: Mapping[str, float]) -> GenerateReq
 
 
 def measured(profile: Profile) -> Measured:
-    """What the server would have measured of its variants: lone images."""
-    return Measured(step_ms={each.name: 1000 * each.seconds(1) / each.steps for each in profile.variants})
+    """What the server would have measured of its variants: lone images, and what each is worth of a device's time."""
+    lone_s = {each.name: each.seconds(1) for each in profile.variants}
+    work_s = {each.name: each.work_s for each in profile.variants} if profile.step_batching else lone_s
+    steps = {each.name: each.steps for each in profile.variants}
+    return Measured(
+        step_ms={name: 1000 * seconds / steps[name] for name, seconds in lone_s.items()},
+        work_ms={name: 1000 * seconds / steps[name] for name, seconds in work_s.items()},
+    )

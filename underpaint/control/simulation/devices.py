@@ -134,6 +134,13 @@ class StepDevice(Device):
         """How many images of a variant are being painted."""
         return len(self._left[variant])
 
+    def work_s(self) -> float:
+        """Of this device, until all that is being painted is done."""
+        self._advance()
+        return sum(
+            max(0.0, sum(left.values())) * self._profile.variant(name).work_s for name, left in self._left.items()
+        )
+
     def wake(self) -> None:
         self._advance()
         room = PLACES - sum(map(len, self._left.values()))

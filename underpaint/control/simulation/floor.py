@@ -46,6 +46,18 @@ class Floor:
         """Requests by the variant that they wait for."""
         return Counter(job.plan.variant for queue in self._queues.values() for job in queue if job.plan)
 
+    @property
+    def steps(self) -> bool:
+        """Whether devices paint step by step, for all variants at once, as our server does."""
+        return isinstance(self._devices[0], StepDevice)
+
+    def backlog_s(self) -> float:
+        """Seconds until all that has been let in is done, by devices that paint step by step."""
+        waiting = (job for queue in self._queues.values() for job in queue)
+        work_s = sum(self._profile.variant(job.plan.variant).work_s for job in waiting if job.plan)
+        work_s += sum(device.work_s() for device in self._devices if isinstance(device, StepDevice))
+        return work_s / len(self._devices)
+
     def serves(self, variant: str) -> bool:
         """Whether some device has the variant."""
         return bool(self._able(variant))
@@ -111,7 +123,7 @@ class Floor:
             job = min(filled, key=lambda queue: queue[0].due_s).pop(0)
             assert job.plan
             variant = job.plan.variant
-            if self.is_late(job, variant, device.company(variant) + 1):
+            if not self._rules.rescues and self.is_late(job, variant, device.company(variant) + 1):
                 self._on_late(job, variant)
             else:
                 taken.append(job)
@@ -120,7 +132,7 @@ class Floor:
     def deliver(self, jobs: Sequence[Job], variant: str) -> None:
         for job in jobs:
             job.painted.append(variant)
-            if isinstance(self._devices[0], StepDevice) and job.plan and self._may_follow(job.plan):
+            if self.steps and job.plan and self._may_follow(job.plan):
                 self.ask(self._profile.costs.discriminator_s, partial(self._painted, job, variant))
             else:
                 self._painted(job, variant)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from underpaint.control.simulation.jobs import Job
 from underpaint.control.simulation.scenario import Run, Scenario
 from underpaint.evidence import Absence, Evidence, Match, Miss
 from underpaint.policies import Accept, Escalate, Noise, Plan
+from underpaint.policies.admission import Room, admit, held_up_s
 from underpaint.policies.modm import PUBLISHED as MODM_THRESHOLDS
 from underpaint.policies.plan import Fallback
 from underpaint.requests import GenerateRequest
@@ -91,8 +93,22 @@ class _Server:
             router_score=score if needs.router else None,
         )
         plan = decision.plan(job.request, evidence)
+        if self._floor.steps and self._scenario.rules.rescues:
+            plan = self._admit(job, plan, evidence)
         asking_s = (costs.router_s if needs.router else 0.0) + (costs.embedder_s if needs.matches else 0.0)
         self._floor.ask(asking_s, lambda: self._submit(job, plan))
+
+    def _admit(self, job: Job, plan: Plan, evidence: Evidence) -> Plan:
+        """As our front door does with what cannot be done in time."""
+        decision = self._controller.decision
+        settings = replace(decision.settings, slo_ms=max(1, round(1000 * self._scenario.fleet.slo_s)))
+        room = Room(self._floor.backlog_s(), self._clock.now_s - job.arrived_s, self._work_s)
+        admitted = admit(decision.policy, plan, job.request, evidence, settings, room)
+        job.fallback |= admitted.downgrade is not None
+        return admitted.plan
+
+    def _work_s(self, variant: str, steps: int) -> float:
+        return self._measured.work_ms[variant] * steps / 1e3
 
     def _matches(self) -> tuple[Match, ...]:
         """As the cache would have them: a hit with the similarity that skips as much as was drawn."""
@@ -115,8 +131,11 @@ class _Server:
         if decision.policy.judges and job.plan.then is not None:
             score = float(self._scenario.population.confidence[variant][job.prompt])
             self._controller.saw_image(score)
-        left_s = job.due_s - self._clock.now_s if self._scenario.rules.rescues else None
-        verdict = decision.policy.after(job.plan, score, left_s, decision.settings)
+        spare_s = None
+        if self._scenario.rules.rescues:
+            spare_s = job.due_s - self._clock.now_s
+            spare_s -= held_up_s(self._floor.backlog_s()) if self._floor.steps else 0.0
+        verdict = decision.policy.after(job.plan, score, spare_s, decision.settings)
         if isinstance(verdict, Escalate):
             self._submit(job, verdict.plan)
             return
