@@ -157,7 +157,7 @@ def test_who_runs() -> None:
 
 
 def test_settings_last_as_long_as_a_run(tmp_path: Path) -> None:
-    here = Site("localhost:1", "http://127.0.0.1:2", "http://127.0.0.1:1/metrics", tmp_path)
+    here = Site("localhost:1", "http://127.0.0.1:2", "http://127.0.0.1:1/metrics", tmp_path, dict)
     (split,) = contenders([], [0.25], None)
     with on_stage(split, here, None, 1.0, wait=lambda seconds: None):
         assert SettingsFile(tmp_path).read() == {"small_share": 0.25}

@@ -98,9 +98,7 @@ stages = st.builds(
     st.sampled_from([0.0, 0.5]),
 )
 loads = st.just(0.0) | st.floats(1e-3, 1)  # less than the solver's tolerance is nothing to it
-options = st.lists(
-    st.builds(Option, loads, loads, st.integers(10, 30).map(float)), min_size=1, max_size=12
-)
+options = st.lists(st.builds(Option, loads, loads, st.integers(10, 30).map(float)), min_size=1, max_size=12)
 problems = st.builds(
     Problem,
     options=options.map(tuple),
