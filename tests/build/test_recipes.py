@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,47 @@ def test_a_model_without_guidance_needs_one_row(tmp_path: Path) -> None:
 def test_what_is_no_recipe_at_all_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^two.toml"):
         load(tmp_path, text)
+
+
+def test_a_variant_may_be_described_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text('name = "one"\nsmall = "fast"\nlarge = "fast"\n' + VARIANT, encoding="utf-8")
+    mine = '[[variants]]\nname = "fast"\nrecipe = "one"\nnum_inference_steps = 20\n'
+    (pair,) = load(tmp_path, 'name = "two"\nsmall = "fast"\nlarge = "fast"\n' + mine).variants
+    assert pair == replace(load_recipe(tmp_path / "one.toml").variants[0], num_inference_steps=20)
+    for old, new in (('recipe = "one"', 'recipe = "none"'), ('name = "fast"\nrecipe', 'name = "slow"\nrecipe')):
+        with pytest.raises(
+            InvalidArgument, match=r"two\.toml: (fast|slow): recipe: got '(one|none)'; allowed: a recipe"
+        ):
+            load(tmp_path, 'name = "two"\nsmall = "fast"\nlarge = "fast"\n' + mine.replace(old, new))
+
+
+def test_the_pairs_of_the_papers_are_there() -> None:
+    """DiffServe's cascades (arXiv 2411.15381) but for SDXS, MoDM's pairs (ASPLOS 2025) and HADIS' models."""
+    pairs = {load_recipe(path).name: load_recipe(path) for path in FAMILIES.glob("*.toml")}
+    steps = {
+        (recipe.small, recipe.large): tuple(v.num_inference_steps for v in recipe.variants) for recipe in pairs.values()
+    }
+    assert steps["sd-turbo", "sd15"] == (1, 50)
+    assert (pairs["sdxl-lightning"].small, pairs["sdxl-lightning"].large) == ("sdxl-lightning", "sdxl")
+    for small in ("sdxl", "sana"):
+        for large in ("sd35-large", "flux-dev"):
+            assert steps[small, large] == (50, 50)
+    assert {v.name: (v.num_inference_steps, v.guidance_scale) for v in pairs["hadis"].variants} == {
+        "sdxl-lightning": (2, 0.0),
+        "sd35-large-turbo": (4, 0.0),
+        "sd35-medium": (50, 7.0),
+        "sd35-large": (50, 7.0),
+    }
+
+
+def test_every_family_that_is_built_finds_similar_pictures() -> None:
+    for path in FAMILIES.glob("*.toml"):
+        recipe = load_recipe(path)
+        if any(variant.repo_id for variant in recipe.variants):
+            named = (recipe.clip, recipe.retrieval_model, recipe.retrieval_pretrained)
+            assert named == (True, "ViT-L-14", "openai"), path.name
+        for variant in recipe.variants:
+            assert len(variant.revision) in (0, 40), variant.name
 
 
 def test_a_recipe_without_variants_is_refused(tmp_path: Path) -> None:

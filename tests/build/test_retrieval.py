@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from underpaint.build import retrieval
-from underpaint.errors import InvalidArgument, Unsupported
+from underpaint.errors import InvalidArgument, Unavailable, Unsupported
+from underpaint.triton.tokenization import PromptTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +87,34 @@ def test_the_tokenizer_is_open_clips(open_clip: Any) -> None:
         assert got == expected, text
 
 
+def test_the_tokenizer_model_is_written_for_any_family(
+    open_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrieval.write_tokenizer("ViT-L-14", tmp_path)
+    tokenize = PromptTokenizer.load(tmp_path / "embed_tokenizer" / "1")
+    assert tokenize.lengths == (77,)
+    ids = tokenize("a small red circle", "")["input_ids"]
+    assert (ids == open_clip.get_tokenizer("ViT-L-14")(["a small red circle"]).numpy()).all()
+    monkeypatch.setattr(retrieval, "_open_clip", lambda: SimpleNamespace(get_tokenizer=lambda model: object()))
+    with pytest.raises(Unsupported, match="only models with CLIP's tokenizer are embedded"):
+        retrieval.write_tokenizer("ViT-B-16-SigLIP", tmp_path)
+
+
 def test_what_open_clip_does_not_have_is_named(open_clip: Any) -> None:
     with pytest.raises(InvalidArgument, match="retrieval: model: got 'ViT-X'"):
         retrieval.load("ViT-X", "openai")
     with pytest.raises(InvalidArgument, match="retrieval: pretrained: got 'mine'; allowed: openai"):
         retrieval.load("ViT-L-14", "mine")
+
+
+def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Failed to download weights.\nCheck your connection. And so on.")
+
+    names = {"list_models": lambda: ["ViT-L-14"], "list_pretrained_tags_by_model": lambda model: ["openai"]}
+    monkeypatch.setattr(retrieval, "_open_clip", lambda: SimpleNamespace(**names, create_model=refuse))
+    with pytest.raises(Unavailable, match=r"ViT-L-14 openai could not be fetched; .*: Failed to download weights$"):
+        retrieval.load("ViT-L-14", "openai")
 
 
 def test_another_way_of_resizing_is_refused(model: Any) -> None:

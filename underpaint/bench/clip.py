@@ -30,7 +30,9 @@ class Clip:
         """
         self._image = _session(repository / "embed_image" / "1" / "model.onnx")
         self._text = _session(repository / "embed_text" / "1" / "model.onnx")
-        self._tokenizer = Tokenizer.from_file(str(repository / f"{family}_tokenizer" / "1" / "tokenizer.json"))
+        own = repository / "embed_tokenizer"  # of embedders that do not read as the family does
+        folder = own if own.is_dir() else repository / f"{family}_tokenizer"
+        self._tokenizer = Tokenizer.from_file(str(folder / "1" / "tokenizer.json"))
 
     def images(self, pictures: np.ndarray) -> Embeddings:
         """Of pictures, uint8 [N, H, W, 3]."""

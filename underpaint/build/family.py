@@ -29,7 +29,7 @@ from underpaint.build.lora_twin import write_twins
 from underpaint.build.networks import network_class
 from underpaint.build.plan import Component, Plan, pixels_of_a_latent
 from underpaint.build.recipes import VariantRecipe
-from underpaint.build.repository import render, write
+from underpaint.build.repository import EMBED_TOKENIZER, render, write
 from underpaint.build.shapes import VERSION
 from underpaint.build.signatures import Signature, TensorSpec
 from underpaint.build.text import text_graph
@@ -237,11 +237,12 @@ def _towers(plan: Plan, repository: Path, stage: Path) -> str:
     for place in (stage, repository):
         present = [Receipt.read(place / name / str(VERSION)) for name in _EMBEDDERS]
         if all(receipt is not None and receipt.key == key for receipt in present):
-            for name in _EMBEDDERS if place == repository else ():
+            for name in (*_EMBEDDERS, EMBED_TOKENIZER) if place == repository else ():
                 shutil.copytree(repository / name, stage / name, dirs_exist_ok=True, copy_function=_link)
             return f"{', '.join(_EMBEDDERS)}: unchanged"
-    from underpaint.build.retrieval import build_towers, load  # needs an extra of its own
+    from underpaint.build.retrieval import build_towers, load, write_tokenizer  # needs an extra of its own
 
+    write_tokenizer(recipe.retrieval_model, stage)
     parities = build_towers(load(recipe.retrieval_model, recipe.retrieval_pretrained), stage, recipe.variants[0].sizes)
     receipts = {name: Receipt(key, parity, 0.0) for name, parity in parities.items()}
     for name, receipt in receipts.items():

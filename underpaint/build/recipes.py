@@ -44,6 +44,8 @@ class VariantRecipe:
     reads, where the pipeline leaves it open. ``complex_human_instruction``: whether prompts follow the instruction that
     SANA's pipeline puts before them (arXiv 2410.10629, section 3.1). ``scheduler``: what to change of the checkpoint's
     scheduler_config.json.
+
+    In the file, ``recipe`` names another in which the variant is described; what stands beside it differs from that.
     """
 
     name: str
@@ -173,8 +175,25 @@ def load_recipe(path: Path) -> FamilyRecipe:
     tables = raw.get("variants", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidArgument(f"{path.name}: variants must be tables, each under a line [[variants]]")
-    variants = tuple(_build(VariantRecipe, _with_sizes(table), path) for table in tables)
+    variants = tuple(_build(VariantRecipe, _with_sizes(_completed(table, path)), path) for table in tables)
     return _build(FamilyRecipe, {**raw, "variants": variants}, path)
+
+
+def _completed(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A variant's table; where it says ``recipe``, whatever it does not say itself is as in the recipe of that name
+    beside it, of the variant with the same name."""
+    own = dict(table)
+    source, name = own.pop("recipe", None), own.get("name")
+    if source is None:
+        return own
+    other = path.parent / f"{source}.toml"
+    raw = tomllib.loads(other.read_text(encoding="utf-8")) if other.is_file() else {}
+    found = [each for each in raw.get("variants", []) if each.get("name") == name and "recipe" not in each]
+    if not found:
+        raise InvalidArgument.of(
+            f"{path.name}: {name}: recipe", source, f"a recipe in {path.parent} that describes {name} itself"
+        )
+    return {**found[0], **own}
 
 
 def _with_sizes(raw: Mapping[str, Any]) -> dict[str, Any]:

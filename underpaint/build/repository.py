@@ -37,6 +37,7 @@ PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 _TEXT_ENCODER_BATCH = 32
 _PARTS = ("_text_encoder", "_unet", "_vae_encoder", "_vae_decoder")  # whose weights decide what a variant paints
 _EMBEDDERS = ("embed_text", "embed_image")
+EMBED_TOKENIZER = "embed_tokenizer"  # of embedders that do not read as the family's variants do
 _SCORERS = ("router", "discriminator")
 
 
@@ -91,7 +92,7 @@ def _tokenizers(recipe: FamilyRecipe, shapes: Mapping[str, Shapes]) -> list[mc.M
         if lengths.setdefault(name, own) != own:
             allowed = f"{dict(lengths[name])}, as the others that {name}_tokenizer reads for"
             raise InvalidArgument.of(f"{variant.name}: lengths of its text", dict(own), allowed)
-    return [_tokenizer(name, own) for name, own in lengths.items()]
+    return [_tokenizer(f"{name}_tokenizer", own) for name, own in lengths.items()]
 
 
 def _tokenizer(name: str, lengths: Mapping[str, int]) -> mc.ModelConfig:
@@ -103,20 +104,25 @@ def _tokenizer(name: str, lengths: Mapping[str, int]) -> mc.ModelConfig:
         *(mc.model_output(p + ids, "INT32", [n]) for ids, n in lengths.items() for p in ("", "negative_")),
         mc.model_output("prompt_tokens", "INT32", [2]),
     ]
-    return mc.python_model(f"{name}_tokenizer", inputs, outputs, max_batch_size=1)
+    return mc.python_model(name, inputs, outputs, max_batch_size=1)
 
 
 def _embedders(recipe: FamilyRecipe, repository: Path) -> list[mc.ModelConfig]:
     """The two towers that retrieval looks with, and the way of a prompt into its own."""
     text = config_json(repository, "embed_text")
+    length = text["max_position_embeddings"]
+    own = [_tokenizer(EMBED_TOKENIZER, {"input_ids": length})] if recipe.retrieval_model else []
+    tokenizer = EMBED_TOKENIZER if own else f"{recipe.name}_tokenizer"
     embedding = [mc.model_output("embedding", "FP32", [text["projection_dim"]])]
-    ids = [mc.model_input("input_ids", "INT32", [text["max_position_embeddings"]])]
+    ids = [mc.model_input("input_ids", "INT32", [length])]
     side = config_json(repository, "embed_image")["image_size"] or -1  # a tower that resizes takes any
     image = [mc.model_input("image", "UINT8", [side, side, 3])]
     size = recipe.variants[0].sizes[0][::-1]
     template = (ENSEMBLES / "embed_prompt.pbtxt").read_text()
+    names = {"family": recipe.name, "tokenizer": tokenizer, "dimensions": text["projection_dim"]}
     return [
-        mc.ensemble(template, {"family": recipe.name, "dimensions": text["projection_dim"]}),
+        *own,
+        mc.ensemble(template, names),
         mc.onnx_model("embed_text", ids, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
         mc.onnx_model("embed_image", image, embedding, max_batch_size=_TEXT_ENCODER_BATCH, free_dims={"image": size}),
     ]

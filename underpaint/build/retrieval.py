@@ -1,4 +1,5 @@
-"""The pair of towers that retrieval looks with, from open_clip: ``embed_text`` and ``embed_image``.
+"""The pair of towers that retrieval looks with, from open_clip: ``embed_text`` and ``embed_image``; and the tokenizer
+that the first reads with, ``embed_tokenizer``, since families read with others (SANA's is Gemma's).
 
 Both give embeddings of unit length, float32 [B, D]. Images come as they are painted, uint8 [B, H, W, 3] of any size,
 and are resized inside the graph as open_clip's own preprocessing does it (shortest side, bicubic, centre), so that a
@@ -19,7 +20,9 @@ from torch import nn
 
 from underpaint.build.export import Sizes, export
 from underpaint.build.graph import Extent, Graph
-from underpaint.errors import InvalidArgument, Unsupported
+from underpaint.build.repository import EMBED_TOKENIZER
+from underpaint.build.shapes import VERSION
+from underpaint.errors import InvalidArgument, Unavailable, Unsupported
 
 _BICUBIC = -0.5  # the constant of Keys' kernel, as Pillow and antialiasing torch have it
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
@@ -120,6 +123,7 @@ def load(model: str, pretrained: str) -> nn.Module:
     Raises:
         Unsupported: open_clip is not installed.
         InvalidArgument: it has no such model, or not with these weights.
+        Unavailable: the weights could not be fetched.
     """
     try:
         open_clip = _open_clip()
@@ -130,7 +134,11 @@ def load(model: str, pretrained: str) -> nn.Module:
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained not in tags and not Path(pretrained).is_file():
         raise InvalidArgument.of("retrieval: pretrained", pretrained, f"{', '.join(tags)} or a file")
-    loaded: nn.Module = open_clip.create_model(model, pretrained=pretrained)
+    try:
+        loaded: nn.Module = open_clip.create_model(model, pretrained=pretrained)
+    except (RuntimeError, OSError) as error:
+        why = " ".join(str(error).split()).partition(". ")[0]
+        raise Unavailable(f"{model} {pretrained} could not be fetched; try again, or name a file: {why}") from None
     return loaded.eval()
 
 
@@ -174,6 +182,21 @@ def _facts(graph: TextTower | ImageTower) -> dict[str, Any]:
     if isinstance(graph, TextTower):
         return {"projection_dim": dimensions, "max_position_embeddings": graph.length}
     return {"projection_dim": dimensions, "image_size": None}
+
+
+def write_tokenizer(model: str, repository: Path) -> None:
+    """Write ``embed_tokenizer``'s own, which cuts and pads as the model's text tower reads.
+
+    Raises Unsupported for a model that does not read as CLIP does.
+    """
+    theirs = _open_clip().get_tokenizer(model)
+    if not hasattr(theirs, "bpe_ranks"):
+        raise Unsupported(
+            f"{model} reads with a {type(theirs).__name__}; only models with CLIP's tokenizer are embedded"
+        )
+    folder = repository / EMBED_TOKENIZER / str(VERSION)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer(list(theirs.bpe_ranks), theirs.context_length).save(str(folder / "tokenizer.json"))
 
 
 def tokenizer(merges: list[tuple[str, str]], length: int) -> Tokenizer:

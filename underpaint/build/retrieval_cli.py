@@ -15,8 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "retrieval",
         help="export a CLIP of open_clip's as embed_text and embed_image",
-        description="Its text must be read by the family's first tokenizer, as CLIP's are. Render the repository "
-        "afterwards, by a recipe with clip = true.",
+        description="Render the repository afterwards, by a recipe with clip = true and the model's name.",
     )
     parser.add_argument("repository", type=Path, help="a model repository")
     parser.add_argument("--model", default="ViT-L-14", help="as open_clip names it; default: %(default)s")
@@ -25,11 +24,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    from underpaint.build.retrieval import build_towers, load  # not at the top: torch takes seconds
+    from underpaint.build.retrieval import build_towers, load, write_tokenizer  # not at the top: torch takes seconds
 
     if not args.repository.is_dir():
         raise NotFound(f"there is no model repository at {args.repository}: build the family first")
     sizes = ((64, 64), (96, 64))  # to compare with; the image tower takes any
-    for name, parity in build_towers(load(args.model, args.pretrained), args.repository, sizes).items():
+    loaded = load(args.model, args.pretrained)
+    write_tokenizer(args.model, args.repository)
+    for name, parity in build_towers(loaded, args.repository, sizes).items():
         print(f"{args.repository / name}: parity {parity if parity is None else f'{parity:.1e}'}")
     return 0

@@ -140,6 +140,13 @@ def test_embedders_are_made_where_the_recipe_names_them(
     monkeypatch.setattr(family, "_export", copying(unet_pair))
     monkeypatch.setattr(retrieval, "load", lambda model, pretrained: (model, pretrained))
     monkeypatch.setattr(retrieval, "build_towers", towers)
+    words = (REPOSITORY / "tiny_tokenizer" / "1" / "tokenizer.json").read_text()
+
+    def write_tokenizer(_model: str, stage: Path) -> None:
+        (stage / "embed_tokenizer" / "1").mkdir(parents=True)
+        (stage / "embed_tokenizer" / "1" / "tokenizer.json").write_text(words)
+
+    monkeypatch.setattr(retrieval, "write_tokenizer", write_tokenizer)
     recipe = replace(unet_pair.plan.recipe, clip=True, retrieval_model="ViT-L-14", retrieval_pretrained="openai")
     plan, lines = replace(unet_pair.plan, recipe=recipe), []
     monkeypatch.setattr(family, "find_spec", lambda name: None)
@@ -151,7 +158,10 @@ def test_embedders_are_made_where_the_recipe_names_them(
     assert made == [("ViT-L-14", "openai")]
     assert "embed_text, embed_image: unchanged" in lines
     assert Deployment.load(tmp_path / "repository" / "generate" / "1").embedder
-    assert (tmp_path / "repository" / "pair_embed_prompt" / "config.pbtxt").is_file()
+    prompt = (tmp_path / "repository" / "pair_embed_prompt" / "config.pbtxt").read_text()
+    assert 'model_name: "embed_tokenizer"' in prompt
+    assert (tmp_path / "repository" / "embed_tokenizer" / "1" / "model.py").is_file()
+    assert (tmp_path / "repository" / "embed_tokenizer" / "1" / "tokenizer.json").read_text() == words
 
 
 # What cannot be built -------------------------------------------------------------------------------------------
