@@ -90,13 +90,18 @@ def run_build(args: argparse.Namespace) -> int:
 
 
 def _show_plan(plan: object, repository: Path) -> None:
-    from underpaint.build.plan import Plan
+    from underpaint.build.plan import Plan, replaced_scheduler, served_schedule
 
     assert isinstance(plan, Plan)
     for component in plan.components:
         twins = f", twins for LoRAs: {', '.join(component.twins)}" if component.twins else ""
         size = f"{component.parameters / 1e6:10.1f} M parameters {component.bytes / _GIB:8.2f} GiB"
         print(f"{component.name:<28} {size}  {str(component.dtype).removeprefix('torch.')}{twins}")
+    for variant in plan.recipe.variants:
+        checkpoint = plan.checkpoints[variant.name]
+        if own := replaced_scheduler(variant, checkpoint):
+            served = served_schedule(variant, checkpoint)["_class_name"]
+            print(f"{variant.name}: paints with {served}; the checkpoint's own, {own}, is not served")
     place = next(each for each in (repository.absolute(), *repository.absolute().parents) if each.exists())
     print(
         f"disk {plan.disk_bytes / _GIB:.2f} GiB of {shutil.disk_usage(place).free / _GIB:.2f} free, "

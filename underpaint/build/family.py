@@ -27,7 +27,7 @@ from underpaint.build.graph import Graph
 from underpaint.build.graph_fusions import NONE, Rewrites, rewrites_for
 from underpaint.build.lora_twin import write_twins
 from underpaint.build.networks import network_class
-from underpaint.build.plan import Component, Plan, pixels_of_a_latent
+from underpaint.build.plan import Component, Plan, pixels_of_a_latent, served_schedule
 from underpaint.build.recipes import VariantRecipe
 from underpaint.build.repository import EMBED_TOKENIZER, render, write
 from underpaint.build.shapes import VERSION
@@ -258,7 +258,7 @@ def _write_rest(plan: Plan, variant: VariantRecipe, stage: Path) -> None:
     checkpoint = plan.checkpoints[variant.name]
     denoiser = stage / f"{variant.name}_denoiser" / str(VERSION)
     denoiser.mkdir(parents=True, exist_ok=True)
-    config = {**checkpoint.scheduler_config(), **variant.scheduler}
+    config = served_schedule(variant, checkpoint)
     (denoiser / "scheduler_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     graph = stage / f"{variant.name}_text_encoder" / str(VERSION) / "model.onnx"
     signature = Signature.read(graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.build.shapes import vae_scale_factor
 from underpaint.build.text import check_encoders
 from underpaint.build.text.wording import wording
+from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument
 
 _MARGIN = 1.15  # on disk: graphs, which are small, and what a file system takes for itself
@@ -92,6 +94,10 @@ def _check(variant: VariantRecipe, checkpoint: Checkpoint) -> None:
         )
     network_class(checkpoint.components[checkpoint.network][1])
     wording(checkpoint.pipeline, variant.complex_human_instruction)
+    try:
+        scheduler_names(served_schedule(variant, checkpoint))
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{variant.name}: scheduler: {error}; the recipe's `scheduler` can replace it") from None
     side = pixels_of_a_latent(checkpoint) * network_multiple(checkpoint)
     for width, height in variant.sizes:
         if width % side or height % side:
@@ -100,6 +106,17 @@ def _check(variant: VariantRecipe, checkpoint: Checkpoint) -> None:
         if max(width, height) > largest_side(checkpoint):
             allowed = f"sides up to {largest_side(checkpoint):g}, as far as the network's table of positions goes"
             raise InvalidArgument.of(f"{variant.name}: sizes", f"{width}x{height}", allowed)
+
+
+def served_schedule(variant: VariantRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint's scheduler_config.json with what the recipe changes of it."""
+    return {**checkpoint.scheduler_config(), **variant.scheduler}
+
+
+def replaced_scheduler(variant: VariantRecipe, checkpoint: Checkpoint) -> str:
+    """The class of a checkpoint's scheduler, where it is served with another; empty where it is not."""
+    own, served = checkpoint.scheduler_config(), served_schedule(variant, checkpoint)
+    return "" if own["_class_name"] == served["_class_name"] else str(own["_class_name"])
 
 
 def pixels_of_a_latent(checkpoint: Checkpoint) -> int:

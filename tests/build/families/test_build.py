@@ -237,6 +237,25 @@ def test_checkpoints_that_do_not_go_with_the_recipe(
     assert complaint in capsys.readouterr().err
 
 
+def test_a_scheduler_that_is_replaced_is_named_and_one_that_is_not_served_refused(
+    unet_checkpoints: Sequence[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = shutil.copytree(unet_checkpoints[0], tmp_path / "foreign")
+    config = foreign / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("DDIMScheduler", "PNDMScheduler"))
+    folders = ["--from", str(foreign), "--from", str(unet_checkpoints[1])]
+    assert main(["build", FAMILY, *folders, "--dry-run"]) == 2
+    complaint = "mini15: scheduler: _class_name: got 'PNDMScheduler'; allowed: DDIMScheduler, "
+    assert complaint in (said := capsys.readouterr().err)
+    assert "the recipe's `scheduler` can replace it" in said
+    replacing = tmp_path / "replacing.toml"
+    text = Path(FAMILY).read_text()
+    replacing.write_text(text.replace("loras = true", 'loras = true\nscheduler = { _class_name = "DDIMScheduler" }'))
+    assert main(["build", str(replacing), *folders, "--dry-run"]) == 0
+    line = "mini15: paints with DDIMScheduler; the checkpoint's own, PNDMScheduler, is not served\n"
+    assert line in capsys.readouterr().out
+
+
 def test_a_size_that_cannot_be_halved_so_often(
     unet_checkpoints: Sequence[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
