@@ -35,6 +35,14 @@ def test_every_picture_is_on_the_sheet() -> None:
         assert (pixels == colour).all(axis=-1).sum() == 8 * FRAME * FRAME
 
 
+def test_a_frame_without_a_picture_says_why() -> None:
+    def ink(without: str) -> int:
+        sheet = contact_sheet("", ["", ""], [Row("", "", [RED, None], without)])
+        return int((np.asarray(sheet) < 200).all(axis=-1).sum())
+
+    assert ink("noise") > ink("") == 0
+
+
 def test_one_caption_makes_one_column() -> None:
     one, four = (contact_sheet("", ["x"] * n, [Row("a", "b", [RED] * n)]).width for n in (1, 4))
     assert one < four

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,6 @@ from underpaint.bench.served import Served
 from underpaint.client.contact_sheet import COLUMNS, Row, contact_sheet
 
 _BANDS = 4
-_PAPER = 250  # of a source whose picture this run has not seen
 
 
 def policy_sheet(policy: str, served: Sequence[Served], vanilla: Sequence[Served], note: str) -> Image.Image:
@@ -24,8 +23,10 @@ def policy_sheet(policy: str, served: Sequence[Served], vanilla: Sequence[Served
         Row("vanilla", "same seed", [beside[each.item.index] for each in chosen]),
     ]
     if any(each.account.hit for each in chosen):
+        # Every request of a workload has a seed of its own, which tells whose picture the source is.
         painted = {each.item.seed: each.image for each in (*vanilla, *served)}
-        rows.insert(0, Row("source", "", [_source(each, painted) for each in chosen]))
+        sources = [None if s is None else painted.get(s) for s in (each.account.source_seed for each in chosen)]
+        rows.insert(0, Row("source", "", sources, without="none in this run"))
     return contact_sheet(f"{policy} beside vanilla", [_caption(each) for each in chosen], rows)
 
 
@@ -33,12 +34,6 @@ def spread(served: Sequence[Served], count: int) -> list[Served]:
     """At most ``count`` of them, evenly spaced, first and last included."""
     places = np.unique(np.linspace(0, len(served) - 1, min(count, len(served))).round().astype(int))
     return [served[place] for place in places]
-
-
-def _source(served: Served, painted: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Every request of a workload has a seed of its own, which tells whose picture the source is."""
-    seed = served.account.source_seed
-    return np.full_like(served.image, _PAPER) if seed is None else painted.get(seed, np.full_like(served.image, _PAPER))
 
 
 def _caption(served: Served) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +56,9 @@ def control_image(side: int = 64) -> np.ndarray:
 
 
 def addon_sheet(wave: AddonWave) -> Image.Image:
-    blank = np.full_like(control_image(), 250)
-    told = [control_image() if picture.outcome.controlnets else blank for picture in wave.pictures]
-    rows: Sequence[Row] = [Row("told", "", told), Row("painted", "", [picture.image for picture in wave.pictures])]
+    told = [control_image() if picture.outcome.controlnets else None for picture in wave.pictures]
+    painted = [picture.image for picture in wave.pictures]
+    rows = [Row("told", "", told, without="where it likes"), Row("painted", "", painted)]
     return contact_sheet(f"add-ons: {PROMPT}", wave.captions, rows)
 
 

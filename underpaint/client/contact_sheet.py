@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,11 +18,15 @@ _CAPTION_LINES, _LINE = 4, 24
 
 @dataclass(frozen=True)
 class Row:
-    """One picture a prompt, uint8 [H, W, 3] each; ``name`` and ``note`` stand at its left."""
+    """One picture a prompt, uint8 [H, W, 3] each; ``name`` and ``note`` stand at its left.
+
+    A frame without a picture says ``without``.
+    """
 
     name: str
     note: str
-    images: Sequence[np.ndarray]
+    images: Sequence[np.ndarray | None]
+    without: str = ""
 
 
 def contact_sheet(title: str, captions: Sequence[str], rows: Sequence[Row]) -> Image.Image:
@@ -41,7 +45,7 @@ def contact_sheet(title: str, captions: Sequence[str], rows: Sequence[Row]) -> I
 
 
 def _slice(rows: Sequence[Row], band: range) -> list[Row]:
-    return [Row(row.name, row.note, [row.images[i] for i in band]) for row in rows]
+    return [replace(row, images=[row.images[i] for i in band]) for row in rows]
 
 
 def _draw_band(
@@ -52,16 +56,20 @@ def _draw_band(
         draw.text((_MARGIN, top + FRAME // 2 - 24), row.name, _INK, _font(_LABEL_SIZE))
         draw.text((_MARGIN, top + FRAME // 2 + 4), row.note, _PALE, _font(_CAPTION_SIZE - 2))
         for left, image in zip(lefts, row.images, strict=True):
-            _paste_centred(sheet, draw, magnify(image), left, top)
+            # A hairline, or a white background would run into the paper.
+            draw.rectangle((left - 1, top - 1, left + FRAME, top + FRAME), outline=_HAIRLINE)
+            if image is None:
+                centre = (left + FRAME // 2, top + FRAME // 2)
+                draw.text(centre, row.without, _PALE, _font(_CAPTION_SIZE), anchor="mm")
+            else:
+                _paste_centred(sheet, magnify(image), left, top)
         top += FRAME + _GAP
     for left, caption in zip(lefts, captions, strict=True):
         text = "\n".join(wrap(caption, _font(_CAPTION_SIZE), FRAME, _CAPTION_LINES))
         draw.multiline_text((left, top - 4), text, _INK, _font(_CAPTION_SIZE), spacing=_LINE - _CAPTION_SIZE)
 
 
-def _paste_centred(sheet: Image.Image, draw: ImageDraw.ImageDraw, picture: Image.Image, left: int, top: int) -> None:
-    # A hairline, or a white background would run into the paper.
-    draw.rectangle((left - 1, top - 1, left + FRAME, top + FRAME), outline=_HAIRLINE)
+def _paste_centred(sheet: Image.Image, picture: Image.Image, left: int, top: int) -> None:
     sheet.paste(picture, (left + (FRAME - picture.width) // 2, top + (FRAME - picture.height) // 2))
 
 

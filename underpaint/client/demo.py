@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from tqdm import tqdm
 
 from underpaint.client.addon_demo import AddonWave, paint_addons, save
@@ -233,12 +232,11 @@ def _mark(outcome: Outcome) -> str:
 
 
 def _reuse_rows(reuse: Reuse) -> list[Row]:
-    """Each source above what was made from it; an empty frame above what was painted from noise."""
+    """Each source above what was made from it."""
     painted = {(p.outcome.prompt, p.outcome.seed): p.image for p in (*reuse.first.pictures, *reuse.similar.pictures)}
-    blank = np.full_like(reuse.first.pictures[0].image, 250)
     sources = [p.outcome.source for p in reuse.similar.pictures]
     return [
-        Row("source", "", [blank if s is None else painted.get((s.prompt, s.seed), blank) for s in sources]),
+        Row("source", "", [painted.get((s.prompt, s.seed)) if s else None for s in sources], "noise"),
         Row("result", _POLICY, [picture.image for picture in reuse.similar.pictures]),
     ]
 
