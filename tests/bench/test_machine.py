@@ -1,6 +1,7 @@
 """What a report says of the machine."""
 
-from underpaint.bench.machine import Machine, cpu_count, versions
+from underpaint.bench.machine import Machine, versions
+from underpaint.control.machine import cpu_count
 
 
 def test_a_machine_is_described() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -61,3 +62,12 @@ def test_there_is_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_profile_of_other_models_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--server", "127.0.0.1:1:1") == 2
     assert "has a variant little, which is not deployed; run `underpaint profile`" in capsys.readouterr().err
+
+
+def test_a_profile_of_another_machine_is_said_so_where_the_machine_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(PROFILE, machine="an abacus").save(tmp_path / "other.json")
+    for server, said in (("127.0.0.1:1:1", True), ("elsewhere.invalid:1:1", False)):
+        assert run(tmp_path, "--server", server, "--profile", str(tmp_path / "other.json")) == 2
+        assert ("measured on an abacus" in capsys.readouterr().err) == said

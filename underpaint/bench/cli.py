@@ -21,6 +21,7 @@ from underpaint.bench import (
     replay_cli,
     report,
     routing_cli,
+    soak_cli,
     validate_cli,
 )
 from underpaint.bench.machine import Machine, now, versions
@@ -61,6 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     cache_cli.add_parser(benches)
     allocators_cli.add_parser(benches)
     validate_cli.add_parser(benches)
+    soak_cli.add_parser(benches)
     addons_cli.add_parser(benches)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from underpaint.control.machine import cpu_count, cpu_model
 
 _PACKAGES = ("underpaint", "nvidia-pytriton", "onnxruntime", "numpy", "tritonclient")
 _PROC_STAT = Path("/proc/stat")
@@ -30,7 +31,7 @@ class Machine:
     @classmethod
     def here(cls, watch_s: float = 1.0) -> Machine:
         """This machine, watched for so many seconds."""
-        return cls(_cpu_model(), cpu_count(), platform.platform(), _busy_cores(watch_s))
+        return cls(cpu_model(), cpu_count(), platform.platform(), _busy_cores(watch_s))
 
     @property
     def quiet(self) -> bool:
@@ -41,16 +42,6 @@ class Machine:
         if not self.quiet:
             busy = f"{self.busy_cores:g} of {self.cores} cores are busy"
             print(f"underpaint: warning: {busy} with other work, so the figures will say little", file=sys.stderr)
-
-
-def cpu_count() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def machine_name() -> str:
-    """By which profiles know this machine."""
-    return f"{_cpu_model()}, {cpu_count()} cores"
 
 
 def now() -> str:
@@ -67,15 +58,6 @@ def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    named = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return named.group(1) if named else platform.processor()
 
 
 def _busy_cores(watch_s: float) -> float:

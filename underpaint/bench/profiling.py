@@ -14,13 +14,14 @@ from statistics import median
 import numpy as np
 
 from underpaint.bench.load import Cycle, Window, closed_loop, rate_per_s
-from underpaint.bench.machine import cpu_count, machine_name, now
+from underpaint.bench.machine import now
 from underpaint.bench.serving import Site
 from underpaint.build.tiny.judge import judge
 from underpaint.build.tiny.scenes import Scene, caption, stream
 from underpaint.client.messages import Call
 from underpaint.client.pictures import Picture
 from underpaint.client.transport import Transport
+from underpaint.control.machine import cpu_count, machine_name
 from underpaint.control.pareto import Paired, configurations, expected_s, front, mix
 from underpaint.control.profile import Costs, Latency, Profile, VariantProfile
 from underpaint.control.simulation.population import recorded

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from underpaint.bench.load import Window, closed_loop, rate_per_s
-from underpaint.bench.machine import cpu_count
+from underpaint.control.machine import cpu_count
 from underpaint.errors import InvalidArgument
 
 

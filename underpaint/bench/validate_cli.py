@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from underpaint.bench.machine import Machine, machine_name, now, versions
+from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.profiling import Effort, SmallModels, measure, spent_by
 from underpaint.bench.replay import Reply, open_loop
 from underpaint.bench.report import rounded, table, write_json
@@ -25,6 +25,7 @@ from underpaint.client.async_client import AsyncClient
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.client.transport import connect
+from underpaint.control.machine import machine_name
 from underpaint.control.profile import Profile
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument

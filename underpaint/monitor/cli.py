@@ -16,6 +16,7 @@ import filelock
 from underpaint.cache.location import default_store
 from underpaint.control import allocators
 from underpaint.control.allocation import Fleet, Form
+from underpaint.control.machine import machine_name
 from underpaint.control.profile import Profile
 from underpaint.deployment import FILE_NAME, Deployment, default_repository
 from underpaint.errors import InvalidArgument, Unavailable
@@ -28,6 +29,7 @@ from underpaint.server.control import ControlClient
 
 _PROFILE, _JOURNAL, _LOCK = "profile.json", "decisions.jsonl", "monitor.lock"
 _FRONT_DOOR = "generate"
+_LOCAL = ("127.0.0.1:", "localhost:")
 _SLO_IN_LATENCIES = 4.0
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -82,11 +84,13 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, datefmt="%H:%M:%S", format=_FORMAT, force=True)
     stores = args.store or [default_store()]
     profile = Profile.load(args.profile or stores[0] / _PROFILE)
-    _warn_of_misfits(profile, args.model_repository)
+    addresses = args.server or ["127.0.0.1:8000:8002"]
+    here = all(text.startswith(_LOCAL) for text in addresses)
+    _warn_of_misfits(profile, args.model_repository, machine_name() if here else profile.machine)
     slo_s = args.slo or profile.slo_s or _SLO_IN_LATENCIES * profile.heaviest.seconds(1)
     fleet = Fleet(args.devices, slo_s, args.period)
     plan = Plan(allocators.by_name(args.allocator, args.form), profile, fleet, dry_run=args.dry_run)
-    servers = [_server(text) for text in args.server or ["127.0.0.1:8000:8002"]]
+    servers = [_server(text) for text in addresses]
     with _alone(stores[0]), _exporter(args.metrics_port) as tell:
         monitor = Monitor(servers, stores, plan, Journal(args.log or stores[0] / _JOURNAL), tell)
         try:
@@ -95,12 +99,13 @@ def run(args: argparse.Namespace) -> int:
             monitor.close()
 
 
-def _warn_of_misfits(profile: Profile, repository: Path) -> None:
-    """Decisions by a profile of other weights are no better than the profile; serving does not depend on them."""
+def _warn_of_misfits(profile: Profile, repository: Path, machine: str) -> None:
+    """Decisions by a profile of other weights, or of another machine, are no better than the profile; serving does not
+    depend on them. ``machine``: of the servers, as far as it is known."""
     folder = repository / _FRONT_DOOR / "1"
     if not (folder / FILE_NAME).is_file():
         return
-    for each in profile.misfits(Deployment.load(folder), profile.machine):
+    for each in profile.misfits(Deployment.load(folder), machine):
         logging.getLogger("underpaint.monitor").warning("%s; run `underpaint profile`", each)
 
 
