@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import faiss
 import numpy as np
 import pytest
 
 from tests.cache.making import unit
 from underpaint.cache.entries import MAX_GENERATION
-from underpaint.cache.index import Index, _Flat, _Lists
-from underpaint.errors import InvalidArgument
+from underpaint.cache.gpu import gpu_index
+from underpaint.cache.index import Index
+from underpaint.cache.searchers import Flat, Lists, Sealed
+from underpaint.errors import InvalidArgument, Unsupported
 
 FLAT_MAX = 100
 SCOPE = ("text", "a")
 
 
-@pytest.fixture
-def index() -> Iterator[Index]:
-    made = Index(flat_max=FLAT_MAX)
+@pytest.fixture(params=[Lists, Sealed])
+def index(request: pytest.FixtureRequest) -> Iterator[Index]:
+    """Sealed ones are on a CPU here; a GPU's are of the same interface."""
+    made = Index(flat_max=FLAT_MAX, on_gpu=faiss.IndexFlatIP if request.param is Sealed else None)
     made.start()
     yield made
     made.close()
@@ -34,6 +38,11 @@ def put(index: Index, vectors: np.ndarray, first_id: int = 1, generation: int = 
     ids = list(range(first_id, first_id + len(vectors)))
     index.add(*SCOPE, ids, [generation] * len(ids), vectors)
     return ids
+
+
+def large(index: Index) -> type:
+    """How the large shelves of this index are arranged."""
+    return Sealed if index._on_gpu else Lists
 
 
 def arrangement(index: Index) -> type:
@@ -58,7 +67,7 @@ def test_a_large_shelf_becomes_lists_and_finds_nearly_as_well(index: Index) -> N
     vectors = units(20 * FLAT_MAX)
     put(index, vectors)
     index.settle()
-    assert arrangement(index) is _Lists
+    assert arrangement(index) is large(index)
     queries = units(200, seed=1)
     found = sum(int(np.argmax(vectors @ query)) + 1 in index.search(*SCOPE, query, 8) for query in queries)
     assert found >= 196
@@ -68,7 +77,7 @@ def test_nothing_is_rebuilt_before_the_start() -> None:
     index = Index(flat_max=FLAT_MAX)
     for number in range(10):
         put(index, units(FLAT_MAX, seed=number), first_id=1000 * number + 1)
-    assert arrangement(index) is _Flat
+    assert arrangement(index) is Flat
     index.start()
     index.settle()
     assert index._shelves[SCOPE]._searcher.room == 10 * FLAT_MAX, "once, with all of them"
@@ -94,11 +103,11 @@ def test_growing_one_by_one_comes_to_the_same(index: Index) -> None:
 def test_shrinking_leads_back_to_a_flat_shelf_and_to_none(index: Index) -> None:
     ids = put(index, units(3 * FLAT_MAX))
     index.settle()
-    assert arrangement(index) is _Lists
+    assert arrangement(index) is large(index)
     for entry_id in ids[: -FLAT_MAX // 2 + 1]:
         index.remove(*SCOPE, entry_id, 0)
     index.settle()
-    assert arrangement(index) is _Flat
+    assert arrangement(index) is Flat
     assert sorted(contents(index)) == ids[-FLAT_MAX // 2 + 1 :]
     for entry_id in ids[-FLAT_MAX // 2 + 1 :]:
         index.remove(*SCOPE, entry_id, 0)
@@ -106,13 +115,46 @@ def test_shrinking_leads_back_to_a_flat_shelf_and_to_none(index: Index) -> None:
     assert index.search(*SCOPE, units(1)[0], 8) == []
 
 
-def test_lists_are_made_anew_when_they_have_been_outgrown(index: Index) -> None:
+def test_lists_are_made_anew_when_they_have_been_outgrown() -> None:
+    index = Index(flat_max=FLAT_MAX)
+    index.start()
     put(index, units(2 * FLAT_MAX))
     index.settle()
     assert index._shelves[SCOPE]._searcher.room == 2 * FLAT_MAX
     put(index, units(7 * FLAT_MAX, seed=2), first_id=1000)
     index.settle()
     assert index._shelves[SCOPE]._searcher.room == 9 * FLAT_MAX
+    index.close()
+
+
+def test_what_is_sealed_is_made_anew_when_much_of_it_has_gone() -> None:
+    index = Index(flat_max=FLAT_MAX, on_gpu=faiss.IndexFlatIP)
+    index.start()
+    vectors = units(8 * FLAT_MAX)
+    ids = put(index, vectors)
+    index.settle()
+    sealed = index._shelves[SCOPE]._searcher
+    gone = ids[: 2 * FLAT_MAX]
+    for entry_id in gone:
+        index.remove(*SCOPE, entry_id, 0)
+        index.remove(*SCOPE, entry_id, 0)  # twice is as good as once
+    index.settle()
+    assert index._shelves[SCOPE]._searcher is sealed
+    for query in vectors[:20]:  # the nearest of all have gone
+        expected = np.argsort(-(vectors[2 * FLAT_MAX :] @ query))[:8] + 2 * FLAT_MAX + 1
+        assert index.search(*SCOPE, query, 8) == expected.tolist()
+    put(index, vectors[:1], first_id=gone[0])  # back again, under its old name
+    assert index.search(*SCOPE, vectors[0], 1) == [gone[0]]
+    index.remove(*SCOPE, ids[-1], 0)
+    index.settle()
+    assert index._shelves[SCOPE]._searcher.room == 6 * FLAT_MAX
+    assert sorted(contents(index)) == [gone[0], *ids[2 * FLAT_MAX : -1]]
+    index.close()
+
+
+def test_without_a_gpu_it_is_said() -> None:
+    with pytest.raises(Unsupported, match=r"index=gpu: (this FAISS is built for CPUs; pip install|FAISS sees 0 GPUs)"):
+        gpu_index()
 
 
 @pytest.mark.parametrize("count", [50, 500], ids=["flat", "lists"])
@@ -175,5 +217,5 @@ def test_searches_go_on_beside_changes_and_rebuilds(index: Index) -> None:
     index.settle()
     over.set()
     thread.join()
-    assert arrangement(index) is _Lists
+    assert arrangement(index) is large(index)
     assert misses == []

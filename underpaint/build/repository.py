@@ -196,6 +196,7 @@ def _cache() -> mc.ModelConfig:
         "store": "",  # the folder that the environment names, see cache/location.py
         "capacity": 10_000,
         "eviction": "fifo",
+        "index": "cpu",  # or gpu, where faiss-gpu and a GPU are
     }
     return mc.python_model("cache", inputs, outputs, parameters=parameters)
 

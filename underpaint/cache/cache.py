@@ -20,7 +20,7 @@ import numpy as np
 from underpaint.cache.entries import Match, NewEntry, check_embedding, check_space, shelves
 from underpaint.cache.errors import CorruptFile, StoreUnavailable
 from underpaint.cache.eviction import Ageing, Evictor, Strategy, Unit
-from underpaint.cache.index import Index
+from underpaint.cache.index import Index, NewIndex
 from underpaint.cache.reader import Vectors
 from underpaint.cache.scope import check_tenant, tenant_of
 from underpaint.cache.store import Departed, Departure, Store, Use
@@ -69,14 +69,15 @@ class ImageCache:
         capacity: int = 10_000,
         eviction: Strategy = Strategy.FIFO,
         ageing: Ageing | None = None,
+        on_gpu: NewIndex | None = None,
     ) -> None:
-        """Open the store at ``folder``, or begin one; what is beyond ``capacity`` goes.
+        """Open the store at ``folder``, or begin one; what is beyond ``capacity`` goes. ``on_gpu``: see ``Index``.
 
         Raises StoreUnavailable: not readable, not writable, of another version, or open elsewhere.
         """
         self._evictor = Evictor(eviction, capacity, ageing)
         self._store = Store(folder)
-        self._index = Index()
+        self._index = Index(on_gpu=on_gpu)
         self._lock = threading.RLock()  # of changes; lookups and fetches do without
         self._uses: deque[tuple[int, int | None]] = deque(maxlen=_USES_KEPT)
         self._counts: Counter[str] = Counter()

@@ -2,38 +2,30 @@
 
 Vectors are kept as float16, so that nothing is lost when an index is rebuilt from itself. A shelf begins flat; beyond
 ``_FLAT_MAX`` vectors it is rebuilt in the background as an inverted file, whose lists can be removed from (a graph
-cannot). Until that is done the flat one serves.
-
-Chosen by measuring, one EPYC core, 512 dimensions, text-to-image queries (see ``bench.cache``), recall@1 after exact
-re-ranking of 8: flat 0.4 ms at 8,000; 20,000: inverted file with 96 of 4√n lists 0.24 ms, recall 0.99, built in 1 s,
-HNSW (M 32, ef 64) 0.23 ms, 0.986, 5 s; 50,000: inverted file 0.45 ms, 0.99, 3.5 s.
+cannot), or as what a GPU searches (see `searchers`). Until that is done the flat one serves.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import faiss
 import numpy as np
 
 from underpaint.cache.entries import MAX_GENERATION
+from underpaint.cache.searchers import Flat, Lists, Sealed, Searcher
 from underpaint.errors import InvalidArgument
 
 LOG = logging.getLogger("underpaint.cache")
+NewIndex = Callable[[int], Any]
 
 _FLAT_MAX = 8192
-_LISTS_PER_SQRT = 4
-_PROBES = 96
-_POINTS_PER_LIST = 32  # that the lists' centres are learnt from
-_REBUILD_AT_FACTOR = 4  # grown or shrunk so much since, lists no longer fit
 _GENERATION_BIT = 48
-_FP16 = faiss.ScalarQuantizer.QT_fp16
 
 
 class Index:
@@ -42,8 +34,9 @@ class Index:
     Nothing is rebuilt before ``start``, so that what is known from the beginning is put in once.
     """
 
-    def __init__(self, flat_max: int = _FLAT_MAX) -> None:
-        self._flat_max = flat_max
+    def __init__(self, flat_max: int = _FLAT_MAX, on_gpu: NewIndex | None = None) -> None:
+        """``on_gpu`` makes an empty index for vectors of a length, where large shelves are searched on a GPU."""
+        self._flat_max, self._on_gpu = flat_max, on_gpu
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._lock = threading.Lock()
         self._due: queue.Queue[_Shelf | None] = queue.Queue()
@@ -63,7 +56,7 @@ class Index:
         """
         with self._lock:
             if (space, scope) not in self._shelves:
-                self._shelves[space, scope] = _Shelf(vectors.shape[1], self._flat_max)
+                self._shelves[space, scope] = _Shelf(vectors.shape[1], self._flat_max, self._on_gpu)
             shelf = self._shelves[space, scope]
             shelf.add(_keys(entry_ids, generations), vectors)
         self._rebuild_if_due(shelf)
@@ -129,103 +122,16 @@ class Index:
         self._due.task_done()
 
 
-class _Searcher(Protocol):
-    """Keys and vectors in some arrangement. ``room`` is how many it was arranged for."""
-
-    room: int
-
-    def __len__(self) -> int: ...
-    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None: ...
-    def remove(self, keys: np.ndarray) -> None: ...
-    def search(self, vector: np.ndarray, count: int, selector: Any) -> np.ndarray: ...
-    def contents(self) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-class _Flat:
-    """Every vector is compared."""
-
-    def __init__(self, dimension: int, room: int) -> None:
-        self.room = room
-        self._dimension = dimension
-        self._vectors = faiss.IndexScalarQuantizer(dimension, _FP16, faiss.METRIC_INNER_PRODUCT)
-        self._index = faiss.IndexIDMap(self._vectors)
-
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
-    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        self._index.add_with_ids(vectors, keys)
-
-    def remove(self, keys: np.ndarray) -> None:
-        self._index.remove_ids(keys)
-
-    def search(self, vector: np.ndarray, count: int, selector: Any) -> np.ndarray:
-        return self._index.search(vector[None], count, params=faiss.SearchParameters(sel=selector))[1][0]
-
-    def contents(self) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of the keys, int64 [n], and of the vectors, float16 [n, D]."""
-        codes = faiss.vector_to_array(self._vectors.codes)
-        return faiss.vector_to_array(self._index.id_map), codes.view(np.float16).reshape(-1, self._dimension)
-
-
-class _Lists:
-    """An inverted file: only the lists whose centres are nearest to the query are compared."""
-
-    def __init__(self, keys: np.ndarray, halves: np.ndarray) -> None:
-        self.room = len(keys)
-        self._dimension = halves.shape[1]
-        lists = int(_LISTS_PER_SQRT * math.sqrt(len(keys)))
-        self._centres = faiss.IndexFlatIP(self._dimension)
-        self._index = faiss.IndexIVFScalarQuantizer(
-            self._centres, self._dimension, lists, _FP16, faiss.METRIC_INNER_PRODUCT, False
-        )
-        self._index.cp.spherical = True
-        self._index.cp.min_points_per_centroid = 1
-        sample = np.random.default_rng(0).permutation(len(keys))[: _POINTS_PER_LIST * lists]
-        self._index.train(halves[sample].astype(np.float32))
-        self._index.set_direct_map_type(faiss.DirectMap.Hashtable)  # makes removal O(1)
-        self.add(keys, halves)
-
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
-    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        for begin in range(0, len(keys), 65536):  # float32 copies, a part at a time
-            end = begin + 65536
-            self._index.add_with_ids(vectors[begin:end].astype(np.float32), keys[begin:end])
-
-    def remove(self, keys: np.ndarray) -> None:
-        self._index.remove_ids(faiss.IDSelectorArray(len(keys), faiss.swig_ptr(keys)))
-
-    def search(self, vector: np.ndarray, count: int, selector: Any) -> np.ndarray:
-        parameters = faiss.SearchParametersIVF(sel=selector, nprobe=_PROBES)
-        return self._index.search(vector[None], count, params=parameters)[1][0]
-
-    def contents(self) -> tuple[np.ndarray, np.ndarray]:
-        """As of ``_Flat``."""
-        lists = self._index.invlists
-        sizes = [lists.list_size(number) for number in range(lists.nlist)]
-        keys = [faiss.rev_swig_ptr(lists.get_ids(n), size).copy() for n, size in enumerate(sizes) if size]
-        codes = [
-            faiss.rev_swig_ptr(lists.get_codes(n), size * lists.code_size).copy()
-            for n, size in enumerate(sizes)
-            if size
-        ]
-        none = np.empty(0, np.int64), np.empty(0, np.uint8)
-        joined = np.concatenate([none[1], *codes]).view(np.float16).reshape(-1, self._dimension)
-        return np.concatenate([none[0], *keys]), joined
-
-
 class _Shelf:
     """One (space, scope): a searcher, and its replacement while one is being built.
 
     ``_missed`` holds what has happened to the shelf since the replacement was begun; None: none is being built.
     """
 
-    def __init__(self, dimension: int, flat_max: int) -> None:
-        self.dimension, self._flat_max = dimension, flat_max
-        self._searcher: _Searcher = _Flat(dimension, flat_max)
-        self._missed: list[Callable[[_Searcher], None]] | None = None
+    def __init__(self, dimension: int, flat_max: int, on_gpu: NewIndex | None) -> None:
+        self.dimension, self._flat_max, self._on_gpu = dimension, flat_max, on_gpu
+        self._searcher: Searcher = Flat(dimension, flat_max)
+        self._missed: list[Callable[[Searcher], None]] | None = None
         self._claimed = False
         self._lock = threading.Lock()
 
@@ -252,9 +158,7 @@ class _Shelf:
     def claim_rebuild(self) -> bool:
         """Whether the searcher no longer suits what it holds, and the caller is the first to be told."""
         with self._lock:
-            flat = isinstance(self._searcher, _Flat)
-            fits = self._few() if flat else not self._few() and not self._outgrown()
-            if fits or self._claimed:
+            if self._searcher.fits(self._flat_max) or self._claimed:
                 return False
             self._claimed = True
             return True
@@ -275,39 +179,30 @@ class _Shelf:
             with self._lock:
                 self._missed, self._claimed = None, False
 
-    def _change(self, change: Callable[[_Searcher], None]) -> None:
+    def _change(self, change: Callable[[Searcher], None]) -> None:
         faiss.omp_set_num_threads(1)
         with self._lock:
             change(self._searcher)
             if self._missed is not None:
                 self._missed.append(change)
 
-    def _arranged(self, keys: np.ndarray, halves: np.ndarray) -> _Searcher:
+    def _arranged(self, keys: np.ndarray, halves: np.ndarray) -> Searcher:
         if len(keys) > self._flat_max:
-            return _Lists(keys, halves)
-        flat = _Flat(self.dimension, self._flat_max)
+            return Sealed(keys, halves, self._on_gpu(self.dimension)) if self._on_gpu else Lists(keys, halves)
+        flat = Flat(self.dimension, self._flat_max)
         flat.add(keys, halves.astype(np.float32))
         return flat
-
-    def _few(self) -> bool:
-        """Whether a flat searcher will do; where there are lists already, not before half of that."""
-        limit = self._flat_max if isinstance(self._searcher, _Flat) else self._flat_max // 2
-        return len(self._searcher) <= limit
-
-    def _outgrown(self) -> bool:
-        size, room = len(self._searcher), self._searcher.room
-        return not room / _REBUILD_AT_FACTOR <= size <= room * _REBUILD_AT_FACTOR
 
     def _check(self, dimension: int) -> None:
         if dimension != self.dimension:
             raise InvalidArgument.of("embedding", f"{dimension} numbers", f"{self.dimension}, as others in this scope")
 
 
-def _add(keys: np.ndarray, vectors: np.ndarray, searcher: _Searcher) -> None:
+def _add(keys: np.ndarray, vectors: np.ndarray, searcher: Searcher) -> None:
     searcher.add(keys, vectors)
 
 
-def _remove(keys: np.ndarray, searcher: _Searcher) -> None:
+def _remove(keys: np.ndarray, searcher: Searcher) -> None:
     searcher.remove(keys)
 
 

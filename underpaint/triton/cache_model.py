@@ -24,8 +24,10 @@ from underpaint.cache.cache import ImageCache
 from underpaint.cache.entries import NewEntry
 from underpaint.cache.errors import StoreUnavailable
 from underpaint.cache.eviction import Strategy
+from underpaint.cache.gpu import gpu_index
+from underpaint.cache.index import NewIndex
 from underpaint.cache.location import default_store
-from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
+from underpaint.errors import InvalidArgument, NotFound, UnderpaintError, Unsupported
 from underpaint.front_door.transport import Tensors
 from underpaint.triton.cache_metrics import CacheActivity, CacheMetrics
 from underpaint.triton.model_args import ModelArgs
@@ -141,6 +143,7 @@ class _Keeper:
         self.folder = Path(named).expanduser().absolute() if named else default_store()
         self._capacity = int(parameters["capacity"])
         self._eviction = Strategy.of(parameters["eviction"])
+        self._on_gpu = _on_gpu(parameters.get("index", "cpu"))
         self._cache: ImageCache | None = None
         self._refused: StoreUnavailable | None = None
         self._try_again_s = 0.0
@@ -165,7 +168,7 @@ class _Keeper:
 
     def _open(self) -> None:
         try:
-            self._cache = ImageCache(self.folder, self._capacity, self._eviction)
+            self._cache = ImageCache(self.folder, self._capacity, self._eviction, on_gpu=self._on_gpu)
         except StoreUnavailable as error:
             self._try_again_s = time.monotonic() + _TRY_AGAIN_AFTER_S
             if str(error) != str(self._refused):
@@ -174,6 +177,17 @@ class _Keeper:
         else:
             held = self._cache.stats()
             pb_utils.Logger.log_info(f"cache at {self.folder}: {held.entries} entries of {held.capacity}")
+
+
+def _on_gpu(index: str) -> NewIndex | None:
+    """Where the parameter asks for it; what a machine has not costs speed only. Raises InvalidArgument."""
+    if index not in ("cpu", "gpu"):
+        raise InvalidArgument.of("parameter index", index, "cpu, gpu")
+    try:
+        return gpu_index() if index == "gpu" else None
+    except Unsupported as why:
+        pb_utils.Logger.log_warn(f"{why}; the CPU's index serves")
+        return None
 
 
 def _new_entries(inputs: Tensors) -> list[NewEntry]:
