@@ -1,4 +1,5 @@
-"""The image of a similar prompt, returned as it is: what a semantic cache without diffusion would do."""
+"""What a semantic cache without diffusion would do; text to text, as the retrieval baselines of the MoDM and Nirvana
+papers look things up."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from underpaint.requests import GenerateRequest
 
 
 class Retrieval(Policy):
-    """Text to text, as the retrieval baselines of the MoDM and Nirvana papers do it."""
+    """A similar prompt's image is the answer, as it is; what is new, the large variant paints."""
 
     name = "retrieval"
     needs = Needs(matches=Query(Space.TEXT, Reuse.IMAGE))
