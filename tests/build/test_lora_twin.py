@@ -18,6 +18,7 @@ from transformers import CLIPTextModel
 
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.lora import Lora, read_lora
+from underpaint.diffusion.adapters import Adapter, Banks
 
 peft = pytest.importorskip("peft")
 
@@ -72,11 +73,11 @@ def run(folder: Path, graph: str, inputs: Mapping[str, Any]) -> np.ndarray:
     return output
 
 
-def bank_of(parts: list[np.ndarray]) -> np.ndarray:
-    bank = np.zeros((len(parts), max(map(len, parts)), max(part.shape[1] for part in parts)), np.float16)
-    for place, part in enumerate(parts):
-        bank[place, : part.shape[0], : part.shape[1]] = part
-    return bank
+def adapted(parts: list[np.ndarray | None], scales: np.ndarray, rows_of_each: int = 1) -> dict[str, np.ndarray]:
+    """What a twin takes for rows that have these parts by these scales [groups, LoRAs], each group so many rows."""
+    adapters = [[Adapter(part, scale) for part, scale in zip(parts, row, strict=True)] for row in scales.tolist()]  # type: ignore[arg-type]
+    made = Banks().of([group for group in adapters for _ in range(rows_of_each)])
+    return {"lora_bank": made.bank, "lora_scales": made.scales}
 
 
 @pytest.mark.parametrize(("targets", "graph"), [(ATTENTION, "lora.onnx"), (EVERYTHING, "locon.onnx")])
@@ -85,9 +86,10 @@ def test_one_two_or_no_loras_a_row_are_what_peft_makes_of_them(targets: list[str
     unet, loras = adapted_unet(targets, {"first": 4, "second": 3})
     inputs = inputs_of(4)
     scales = np.array([[0.8, 0], [0, -0.5], [0.7, 0.6], [0, 0]], np.float32)
-    bank = bank_of([lora.unet for lora in loras if lora.unet is not None])
-    assert bank.shape[2] == (LAYOUTS["unet"].narrow_width if graph == "lora.onnx" else LAYOUTS["unet"].width)
-    got = run(UNET, graph, {**inputs, "lora_bank": bank, "lora_scales": scales})
+    bank = adapted([lora.unet for lora in loras], scales)
+    width = LAYOUTS["unet"].narrow_width if graph == "lora.onnx" else LAYOUTS["unet"].width
+    assert bank["lora_bank"].shape == (4, 7, width)
+    got = run(UNET, graph, {**inputs, **bank})
     moved = []
     for row, weights in enumerate(scales):
         with torch.no_grad():
@@ -119,23 +121,24 @@ def test_the_text_encoders_twin_is_what_peft_makes_of_it() -> None:
     assert lora.text_encoder is not None
     with torch.no_grad():
         expected = encoder(ids.long()).last_hidden_state.numpy()
-    scales = np.ones((2, 1), np.float32)
-    got = run(TEXT, "lora.onnx", {"input_ids": ids, "lora_bank": lora.text_encoder[None], "lora_scales": scales})
+    bank = adapted([lora.text_encoder], np.ones((1, 1)), rows_of_each=2)
+    got = run(TEXT, "lora.onnx", {"input_ids": ids, **bank})
     np.testing.assert_allclose(got, expected, atol=TOLERANCE)
     assert np.abs(expected - plain).max() > 20 * TOLERANCE
 
 
-def test_a_rows_answer_does_not_depend_on_the_loras_of_others() -> None:
+@pytest.mark.parametrize("graph", ["lora.onnx", "locon.onnx"])
+def test_a_groups_answer_does_not_depend_on_the_loras_of_others(graph: str) -> None:
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
-    width = LAYOUTS["unet"].narrow_width
-    bank = (0.05 * draw.standard_normal((3, 16, width))).astype(np.float16)
-    inputs, scales = inputs_of(3), np.diag([0.5, 1.0, -0.7]).astype(np.float32)
-    together = run(UNET, "lora.onnx", {**inputs, "lora_bank": bank, "lora_scales": scales})
-    for row in range(3):
+    width = LAYOUTS["unet"].narrow_width if graph == "lora.onnx" else LAYOUTS["unet"].width
+    bank = (0.03 * draw.standard_normal((3, 16, width))).astype(np.float16)
+    inputs, scales = inputs_of(6), np.tile([[0.5], [1.0], [-0.7]], 16).astype(np.float32)
+    together = run(UNET, graph, {**inputs, "lora_bank": bank, "lora_scales": scales})
+    for row in range(6):
         alone = {name: each[row : row + 1] for name, each in inputs.items()}
-        own = {"lora_bank": bank[row : row + 1], "lora_scales": scales[row : row + 1, row : row + 1]}
-        np.testing.assert_allclose(run(UNET, "lora.onnx", {**alone, **own})[0], together[row], atol=1e-4)
+        own = {"lora_bank": bank[row // 2][None], "lora_scales": scales[row // 2][None]}
+        np.testing.assert_allclose(run(UNET, graph, {**alone, **own})[0], together[row], atol=1e-4)
 
 
 @pytest.mark.parametrize(("folder", "graph"), [(UNET, "lora.onnx"), (UNET, "locon.onnx"), (TEXT, "lora.onnx")])

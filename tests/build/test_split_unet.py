@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     made, (sample, timestep, states) = tmp_path_factory.mktemp("unet"), rows()
     inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": states}
+    graph = partial(UNetGraph, vae_scale_factor=8)
     write_component(
-        made, build_unet(SMALL), UNetGraph, inputs, "noise_pred", lambda *graph: write_twins(*graph, "small", 4)
+        made, build_unet(SMALL), graph, inputs, "noise_pred", partial(write_twins, base="small", max_rank=4)
     )
     split_unet.write_halves(made, load_unet(made), controlnet(), sample, states)
     return made
@@ -107,8 +109,8 @@ def test_residuals_of_many_are_summed_for_each_row(folder: Path) -> None:
 def test_their_twins_are_the_twin_of_the_whole(folder: Path) -> None:
     _, _, packed = said()
     layout, draw = LoraLayout.load(folder), np.random.default_rng(0)
-    bank = (0.2 * draw.normal(size=(2, 4, layout.width))).astype(np.float16)
-    loras = {"lora_bank": bank, "lora_scales": np.array([[1, 0], [0, 0.5], [-0.3, 0.7]], np.float32)}
+    bank = (0.2 * draw.normal(size=(ROWS, 4, layout.width))).astype(np.float16)
+    loras = {"lora_bank": bank, "lora_scales": np.repeat([[1.0], [0.5], [-0.3]], 4, axis=1).astype(np.float32)}
     sample, timestep, states = (each.numpy() for each in rows())
     whole = run(folder, "locon.onnx", sample=sample, timestep=timestep, encoder_hidden_states=states, **loras)
     np.testing.assert_allclose(halves(folder, packed, np.zeros((ROWS, ROWS), np.float32), **loras), whole, atol=1e-4)

@@ -74,10 +74,12 @@ class GraphEditor:
         """A new node, named after its first output, which it returns; it takes the place of whoever made the same."""
         outputs = list(outputs)
         made = set(filter(None, outputs))
+        node = helper.make_node(op_type, list(inputs), outputs, name=f"{outputs[0]}_node", domain=domain, **given)
+        if self._makers.get(outputs[0]) == node:
+            return outputs[0]
         if any(name in self._makers for name in made):
             self._nodes = [node for node in self._nodes if not made.intersection(node.output)]
             self._index()
-        node = helper.make_node(op_type, list(inputs), outputs, name=f"{outputs[0]}_node", domain=domain, **given)
         self._nodes.append(node)
         self._note(node)
         return outputs[0]
@@ -86,6 +88,7 @@ class GraphEditor:
         """What a node made under the old name it makes under the new one; its readers wait for another maker."""
         node = self._makers.pop(old)
         node.output[:] = [new if name == old else name for name in node.output]
+        node.name = f"{new}_node"
         self._makers[new] = node
 
     def write_back(self) -> None:

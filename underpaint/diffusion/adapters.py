@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
+from math import gcd
 
 import numpy as np
 
@@ -49,42 +51,55 @@ class Joining:
 class Adapted:
     """What a LoRA twin is called with beside its rows.
 
-    ``bank``: float16 [L, rank, width], the distinct LoRAs; ``scales``: float32 [b, L].
+    ``bank``: float16 [G, R, width], the LoRAs of each group of rows, one under the other; ``scales``: float32 [G, R].
     """
 
     bank: np.ndarray
     scales: np.ndarray
 
 
+def kin(adapters: Sequence[Adapter]) -> tuple[tuple[int, float], ...]:
+    """Equal for rows that can be in one group, as long as their adapters live."""
+    return tuple((id(adapter.factors), adapter.scale) for adapter in adapters)
+
+
 class Banks:
     """Makes the banks of calls; remembers the last, since from step to step they rarely change."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[int, ...], tuple[list[np.ndarray], np.ndarray]] = OrderedDict()
+        self._kept: OrderedDict[tuple[tuple[int, ...], ...], tuple[list[list[np.ndarray]], np.ndarray]] = OrderedDict()
 
     def of(self, rows: Sequence[Sequence[Adapter]]) -> Adapted:
-        """The distinct LoRAs of some rows, and which row has which how strongly."""
-        distinct = {id(adapter.factors): adapter.factors for adapters in rows for adapter in adapters}
-        places = {key: place for place, key in enumerate(distinct)}
-        scales = np.zeros((len(rows), len(distinct)), np.float32)
-        for row, adapters in enumerate(rows):
-            for adapter in adapters:
-                scales[row, places[id(adapter.factors)]] += adapter.scale
-        return Adapted(self._bank(tuple(distinct), list(distinct.values())), scales)
+        """For rows of which those with the same LoRAs stand side by side: in groups as large as they can be, which
+        all have the same size."""
+        size = gcd(*(len(list(run)) for _, run in groupby(rows, key=kin)))
+        groups = rows[::size]
+        bank = self._bank([[adapter.factors for adapter in group] for group in groups])
+        scales = np.zeros(bank.shape[:2], np.float32)
+        for place, group in enumerate(groups):
+            of_each = [np.full(len(adapter.factors), adapter.scale, np.float32) for adapter in group]
+            strengths = np.concatenate(of_each)
+            scales[place, : len(strengths)] = strengths
+        return Adapted(bank, scales)
 
-    def _bank(self, key: tuple[int, ...], factors: list[np.ndarray]) -> np.ndarray:
+    def _bank(self, groups: list[list[np.ndarray]]) -> np.ndarray:
         # What is kept holds its factors, so that an id stands for the same array as long as it is here.
-        _, bank = kept = self._kept.pop(key, None) or (factors, _stacked(factors))
+        key = tuple(tuple(map(id, group)) for group in groups)
+        _, bank = kept = self._kept.pop(key, None) or (groups, _stacked(groups))
         self._kept[key] = kept
         while len(self._kept) > _BANKS_KEPT:
             self._kept.popitem(last=False)
         return bank
 
 
-def _stacked(factors: Sequence[np.ndarray]) -> np.ndarray:
-    """Smaller ranks, and those that end behind the first layers, are filled up with zeros."""
-    rank, width = (max(each.shape[axis] for each in factors) for axis in (0, 1))
-    bank = np.zeros((len(factors), rank, width), factors[0].dtype)
-    for place, each in enumerate(factors):
-        bank[place, : each.shape[0], : each.shape[1]] = each
+def _stacked(groups: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Groups of smaller rank, and factors that end behind the first layers, are filled up with zeros."""
+    rank = max(sum(map(len, group)) for group in groups)
+    width = max(each.shape[1] for group in groups for each in group)
+    bank = np.zeros((len(groups), rank, width), groups[0][0].dtype)
+    for place, group in enumerate(groups):
+        begin = 0
+        for each in group:
+            bank[place, begin : begin + len(each), : each.shape[1]] = each
+            begin += len(each)
     return bank

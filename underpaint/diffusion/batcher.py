@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from underpaint.errors import InvalidArgument, Unavailable
 
@@ -20,6 +21,7 @@ class Ticket:
     ``rows`` of the UNet batch that a step of it takes: 1, or 2 under classifier-free guidance. ``shape`` of its sample;
     only requests of one shape share a call. Times are nanoseconds of the machine's monotonic clock, which all processes
     of a server share. ``split``: its prompt and its negative prompt are to go side by side, whatever else there is.
+    ``kin``: requests of one kin cost less in one call than apart.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class Ticket:
     deadline_ns: int | None = None
     shape: tuple[int, ...] = ()
     split: bool = False
+    kin: tuple[str, ...] = ()
 
     def due_ns(self, patience_ns: int) -> int:
         """When this request should be done, for the sake of ordering."""
@@ -87,7 +90,7 @@ class StepBatcher:
         """The most urgent request and, after it, those that fit into the same UNet call; empty if nobody waits."""
         share, rows = self._fair_share(), 0
         batch: list[Ticket] = []
-        for ticket in sorted(self._waiting.values(), key=lambda t: (t.due_ns(self._patience_ns), t.arrived_ns)):
+        for ticket in self._queue():
             if rows >= share or rows + ticket.rows > self._max_rows:
                 break
             if not batch or ticket.shape == batch[0].shape:
@@ -96,6 +99,16 @@ class StepBatcher:
         for ticket in batch:
             self._in_flight[ticket.request_id] = self._waiting.pop(ticket.request_id)
         return batch
+
+    def _queue(self) -> list[Ticket]:
+        """Who waits, the most urgent first. Those whose turn it is can all be under way at once, if not in one call:
+        among them kin stands together, for which nobody has to wait a turn longer."""
+        queue = sorted(self._waiting.values(), key=lambda t: (t.due_ns(self._patience_ns), t.arrived_ns))
+        free = self._stacks * self._max_rows - sum(ticket.rows for ticket in self._in_flight.values())
+        ends = accumulate(ticket.rows for ticket in queue)
+        turn = sum(end <= free for end in ends)
+        first = {ticket.kin: place for place, ticket in reversed([*enumerate(queue[:turn])])}
+        return sorted(queue[:turn], key=lambda ticket: first[ticket.kin]) + queue[turn:]
 
     def calls_for(self, batch: Sequence[Ticket]) -> int:
         """Over how many UNet calls the rows of a batch just taken are spread.

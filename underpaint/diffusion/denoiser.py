@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from underpaint.diffusion.adapters import Adapted, Adapter, Banks, Joining
+from underpaint.diffusion.adapters import Adapted, Adapter, Banks, Joining, kin
 from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.controls import Control, ControlledUNet, Controlling, Wanted
 from underpaint.diffusion.prediction import Prediction
@@ -190,15 +190,14 @@ class Denoiser:
         kinds: dict[tuple[bool, bool], list[int]] = {}
         for row, each in enumerate(addons):
             kinds.setdefault(each.kind, []).append(row)
-        parts = [part for kind in kinds.values() for part in np.array_split(kind, min(calls, len(kind)))]
+        split = [part for kind in kinds.values() for part in np.array_split(kind, min(calls, len(kind)))]
+        parts = [np.array(_side_by_side(part, addons)) for part in split]
         shares = [rows[part] for part in parts]
         begun = [self._begin([addons[i] for i in part], share) for part, share in zip(parts, shares, strict=True)]
         outputs = wait_for_all(begun)
         for output, share in zip(outputs, shares, strict=True):
             if output.shape != share.sample.shape:  # numpy would broadcast one row to all
                 raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(share.sample.shape)}")
-        if len(parts) == 1:
-            return outputs[0]
         together = np.empty_like(rows.sample)
         for output, part in zip(outputs, parts, strict=True):
             together[part] = output
@@ -217,3 +216,11 @@ class Denoiser:
         if self._twin is None:
             raise Internal("a request has LoRAs, but its variant has no LoRA twin")
         return self._twin(rows.sample, rows.timestep, rows.conditioning, adapted)
+
+
+def _side_by_side(rows: np.ndarray, addons: Sequence[_Addons]) -> list[int]:
+    """Those with the same LoRAs one after another, which makes them cheaper (see ``Banks``)."""
+    alike: dict[object, list[int]] = {}
+    for row in rows:
+        alike.setdefault(kin(addons[row].adapters), []).append(int(row))
+    return [row for each in alike.values() for row in each]

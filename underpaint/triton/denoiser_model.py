@@ -144,8 +144,8 @@ class TritonPythonModel:
         if call.loras:
             trajectory.joining = self._joining(call, trajectory)
         called_ns = call.called_ns or arrived_ns
-        shape, split = trajectory.sample.shape, call.guidance_split
-        ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, shape, split)
+        shape, split, kin = trajectory.sample.shape, call.guidance_split, tuple(map(str, call.loras))
+        ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, shape, split, kin)
         ended = self._submit(call, ticket, trajectory)
         ended.add_done_callback(partial(_deliver, call, arrived_ns))
 

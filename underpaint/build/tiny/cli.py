@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resuming.add_argument(
         "--from-exported",
         action="store_true",
-        help="a variant without a checkpoint goes on from the repository's weights",
+        help="training goes on from the repository's weights, and export writes their graphs anew",
     )
 
 

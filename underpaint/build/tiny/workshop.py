@@ -160,10 +160,15 @@ def train_clip(workshop: Workshop) -> None:
 
 def export_family(workshop: Workshop) -> None:
     for shape in VARIANTS.values():
-        export.export_variant(shape, workshop.out, workshop.repository)
+        if workshop.from_exported:
+            export.write_variant(shape, evaluate.load_variant(workshop.repository, shape), workshop.repository)
+        else:
+            export.export_variant(shape, workshop.out, workshop.repository)
     clip = build_clip(len(load_tokenizer(export.tokenizer_folder(workshop.repository))))
-    saved = checkpoints.load(workshop.checkpoint("clip"))
-    if saved is None:
+    saved = None if workshop.from_exported else checkpoints.load(workshop.checkpoint("clip"))
+    if workshop.from_exported:
+        load_exported(clip, workshop.repository)
+    elif saved is None:
         log.warning("clip: no checkpoint in %s, exporting random weights", workshop.out)
     else:
         nn.ModuleDict({"clip": clip}).load_state_dict(saved["average"])
