@@ -76,7 +76,8 @@ def admit(
     asked = Admitted(plan, request)
     choices = [asked] if request.reproducible else [asked, *_cheaper(policy, plan, request, evidence, settings)]
     for choice in choices:
-        backlog_s = held_up_s(room.backlog_s) if choice is asked and len(choices) > 1 else room.backlog_s
+        wary = policy.judges and choice is asked and len(choices) > 1
+        backlog_s = held_up_s(room.backlog_s) if wary else room.backlog_s
         if room.waited_s + backlog_s + _work_s(choice, settings, room) <= limit_s:
             return choice
     if request.service_class == "premium" or request.slo_ms is None:
@@ -86,7 +87,7 @@ def admit(
 
 
 def held_up_s(backlog_s: float) -> float:
-    """By how much what was let in before holds up a painting in whose place something cheaper would do."""
+    """By how much what was let in before holds up what a cascade could do without."""
     return _COMPANY * backlog_s
 
 
