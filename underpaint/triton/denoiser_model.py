@@ -29,8 +29,8 @@ from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
 from underpaint.front_door.transport import Tensors
 from underpaint.triton.bls import BlsTransport
 from underpaint.triton.controlnet_service import open_controlnets
+from underpaint.triton.denoiser_metrics import DenoiserMetrics
 from underpaint.triton.lora_service import LoraOrder, open_loras
-from underpaint.triton.metrics import EngineMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import answer, refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, text
@@ -108,7 +108,7 @@ class TritonPythonModel:
         controlled = None if self._controlnets is None else self._controlnets.unet
         denoiser = Denoiser(unet, prediction.by_name(prediction_type), twin, controlled)
         self._engine = Engine(denoiser, batcher, stacks)
-        self._metrics = EngineMetrics(model.name, self._engine.activity)
+        self._metrics = DenoiserMetrics(model.name, self._engine.activity)
         self._operations: dict[str, Callable[[_Call], None]] = {
             "run": self._run,
             "cancel": self._cancel,

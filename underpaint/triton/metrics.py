@@ -1,60 +1,70 @@
-"""Prometheus metrics of our own. Each update crosses a process boundary, so they are sent once a second."""
+"""Metrics of our own at Triton's endpoint for Prometheus.
+
+Each update crosses a process boundary, so whoever has something to tell does so about once a second.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import triton_python_backend_utils as pb_utils
 
-from underpaint.diffusion.engine import Activity
 
-_GAUGES = {"running": "Requests in a UNet call at this moment", "waiting": "Requests between two UNet calls"}
-_COUNTERS = {
-    "steps": "Denoising steps made",
-    "unet_calls": "UNet calls that succeeded",
-    "unet_rows": "Rows in those calls",
-    "retries": "UNet calls that failed and were tried again",
-}
+class Metrics:
+    """The metrics of one model, by name and labels. Each comes into being with its first value."""
 
+    def __init__(self, prefix: str, model: str, gauges: Mapping[str, str], counters: Mapping[str, str]) -> None:
+        """``gauges`` and ``counters``: what each means, by name; a counter is shown as ``<prefix>_<name>_total``."""
+        self._model = model
+        # The backend brings these classes in only after models have been imported.
+        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
+        self._families = {name: _family(f"{prefix}_{name}", text, gauge) for name, text in gauges.items()}
+        self._families |= {name: _family(f"{prefix}_{name}_total", text, counter) for name, text in counters.items()}
+        self._metrics: dict[tuple[str, ...], pb_utils.Metric] = {}
+        self._counted: Counter[tuple[str, ...]] = Counter()
 
-class EngineMetrics:
-    """Copies an engine's activity into Triton's metrics endpoint, in a thread of its own."""
+    def set(self, gauge: str, value: float) -> None:
+        """A gauge stands at ``value``."""
+        self._metric((gauge,), {}).set(value)
 
-    def __init__(self, model: str, activity: Callable[[], Activity], period_s: float = 1.0) -> None:
-        self._activity, self._period_s = activity, period_s
-        self._last = activity()
-        labels = {"model": model}
-        self._families = [
-            *(_family(name, text, pb_utils.MetricFamily.GAUGE) for name, text in _GAUGES.items()),
-            *(_family(f"{name}_total", text, pb_utils.MetricFamily.COUNTER) for name, text in _COUNTERS.items()),
-        ]
-        self._metrics = dict(
-            zip([*_GAUGES, *_COUNTERS], (f.Metric(labels=labels) for f in self._families), strict=True)
-        )
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="metrics", daemon=True)
-        self._thread.start()
+    def reach(self, counter: str, total: float, **labels: str) -> None:
+        """A counter has come to ``total``."""
+        key = (counter, *labels.values())
+        metric = self._metric(key, labels)
+        if total > self._counted[key]:
+            metric.increment(total - self._counted[key])
+            self._counted[key] = total  # type: ignore[assignment]  # sums of scores are counters too
 
     def close(self) -> None:
-        """Stop, and drop the metrics before their families, as the Python backend demands."""
-        self._closed.set()
-        self._thread.join(timeout=2.0)
+        """Drop the metrics before their families, as the Python backend demands."""
         self._metrics.clear()
         self._families.clear()
 
-    def _follow(self) -> None:
+    def _metric(self, key: tuple[str, ...], labels: Mapping[str, str]) -> pb_utils.Metric:
+        if key not in self._metrics:
+            self._metrics[key] = self._families[key[0]].Metric(labels={"model": self._model, **labels})
+        return self._metrics[key]
+
+
+class Reporter:
+    """Calls ``send`` once a second, in a thread of its own."""
+
+    def __init__(self, send: Callable[[], None], period_s: float = 1.0) -> None:
+        self._send, self._period_s = send, period_s
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._report, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(timeout=2.0)
+
+    def _report(self) -> None:
         while not self._closed.wait(self._period_s):
-            now = self._activity()
-            for name in _GAUGES:
-                if getattr(now, name) != getattr(self._last, name):
-                    self._metrics[name].set(getattr(now, name))
-            for name in _COUNTERS:
-                grown = getattr(now, name) - getattr(self._last, name)
-                if grown:
-                    self._metrics[name].increment(grown)
-            self._last = now
+            self._send()
 
 
 def _family(name: str, description: str, kind: int) -> pb_utils.MetricFamily:
-    return pb_utils.MetricFamily(name=f"underpaint_denoiser_{name}", description=description, kind=kind)
+    return pb_utils.MetricFamily(name=name, description=description, kind=kind)
