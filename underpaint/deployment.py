@@ -26,8 +26,8 @@ class Variant:
 
     ``sizes`` are (width, height) in pixels; ``prompt_tokens`` counts what the text encoder sees of a prompt, without
     its markers; ``weights`` is a hash of its weights, so that what is cached or calibrated is known to be theirs;
-    ``loras``, ``controlnets``: whether it takes any; ``refine_steps``: see ``refinement_steps``, 0 for no others than
-    it has.
+    ``autoencoder``: of its VAE alone, where variants that have the same can hand latents on; ``loras``,
+    ``controlnets``: whether it takes any; ``refine_steps``: see ``refinement_steps``, 0 for no others than it has.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Variant:
     schedulers: tuple[str, ...]
     prompt_tokens: int
     weights: str = ""
+    autoencoder: str = ""
     loras: bool = False
     controlnets: bool = False
     refine_steps: int = 0

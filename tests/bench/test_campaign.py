@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from underpaint.policies import Calibration
 from underpaint.policies.calibration import OVER
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
+FINISHED = np.zeros((1, 2, 2), np.float32)
 PLAN = Plan(stored=8, queries=6, seed=1, small_steps=10, large_steps=25)
 
 
@@ -43,16 +45,16 @@ class FakeStudio:
     def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted:
         self._call("noise", len(capture_steps))
         latents = {step: np.full((1, 2, 2), step, np.float32) for step in capture_steps}
-        return Painted(np.asarray(render(item.scene)), latents)
+        return Painted(np.asarray(render(item.scene)), FINISHED, latents)
 
-    def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted:
+    def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted:
         self._call("image", skip)
-        return Painted(image)
+        return Painted(source.image, FINISHED)
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted:
         assert (latents == step).all()
         self._call("latents", step)
-        return Painted(np.zeros((64, 64, 3), np.uint8))
+        return Painted(np.zeros((64, 64, 3), np.uint8), FINISHED)
 
 
 def test_a_plan_skips_what_the_policies_skip() -> None:
@@ -104,22 +106,32 @@ class FakeTransport:
     def infer(self, call: Call, timeout_s: float | None) -> dict[str, np.ndarray]:
         self.asked.append(call)
         image = np.zeros((1, 64, 64, 3), np.uint8)
-        return {"image": image, "refined_image": image, "captured_latents": np.zeros((1, 2, 4, 16, 16), np.float32)}
+        latents = np.zeros((1, 4, 16, 16), np.float32)
+        captured = np.zeros((1, call.inputs.get("capture_steps", np.empty((1, 0))).shape[1], 4, 16, 16), np.float32)
+        return {"image": image, "refined_image": image, "latents": latents, "captured_latents": captured}
 
 
-def test_a_studio_calls_the_ensemble_of_each_start() -> None:
+@pytest.mark.parametrize("one_autoencoder", [True, False])
+def test_a_studio_calls_the_ensemble_of_each_start(one_autoencoder: bool) -> None:
     transport, deployment = FakeTransport(), deployment_of(REPOSITORY)
+    if not one_autoencoder:
+        apart = {name: replace(each, autoencoder=name) for name, each in deployment.variants.items()}
+        deployment = replace(deployment, variants=apart)
     studio = Studio(transport, deployment)  # type: ignore[arg-type]
     item = WorkItem(0, None, "a red circle", 5, None, None, 0)  # type: ignore[arg-type]
     painted = studio.from_noise(item, capture_steps=[2, 5])
     assert sorted(painted.latents) == [2, 5] and painted.latents[2].shape == (4, 16, 16)
-    studio.from_image(item, painted.image, 4)
+    studio.from_image(item, painted, 4)
     studio.from_latents(item, painted.latents[5], 5)
     models = [call.model for call in transport.asked]
-    assert models == [deployment.large, f"{deployment.refiner}_refine", f"{deployment.large}_resume"]
+    start, refining = ("image_latents", "_resume") if one_autoencoder else ("image", "_refine")
+    assert models == [deployment.large, f"{deployment.refiner}{refining}", f"{deployment.large}_resume"]
     first, refine, resume = (call.inputs for call in transport.asked)
     assert first["capture_steps"].tolist() == [[2, 5]] and first["seed"].tolist() == [[5]]
-    assert refine["image"].shape == (1, 64, 64, 3) and refine["start_step"].tolist() == [[4]]
+    assert refine[start].shape == ((1, 4, 16, 16) if one_autoencoder else (1, 64, 64, 3))
+    assert refine["start_step"].tolist() == [[4]]
+    steps = deployment.variant(deployment.refiner).refinement_steps
+    assert refine["num_inference_steps"].tolist() == [[steps]]
     assert resume["start_latents"].shape == (1, 4, 16, 16)
 
 

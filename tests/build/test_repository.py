@@ -281,7 +281,7 @@ def test_the_pipelines_differ_in_their_start_alone(configs: Mapping[str, ModelCo
             {t.name for t in configs[variant.name + suffix].input} for suffix in PIPELINES.values()
         )
         assert refine - plain == {"image", "start_step"}
-        assert resume - plain == {"start_latents", "start_step"}
+        assert resume - plain == {"start_latents", "image_latents", "start_step"}
         assert plain <= refine & resume
 
 
@@ -363,19 +363,19 @@ def test_ensembles_take_what_the_front_door_sends(configs: Mapping[str, ModelCon
     for variant in RECIPE.variants:
         config, entry = configs[variant.name + suffix], Match(1, 0.9, "a", variant.name, 1)
         latents = np.zeros((config.output[1].dims[0], 16, 16), np.float32)
-        starts: dict[str, tuple[Start, np.ndarray | None]] = {
-            "": (Noise(), None),
-            "_refine": (CachedImage(entry, 2), np.zeros((64, 64, 3), np.uint8)),
-            "_resume": (CachedLatents(entry, 2), latents),
+        starts: dict[str, list[tuple[Start, np.ndarray | None]]] = {
+            "": [(Noise(), None)],
+            "_refine": [(CachedImage(entry, 2), np.zeros((64, 64, 3), np.uint8))],
+            "_resume": [(CachedLatents(entry, 2), latents), (CachedImage(entry, 2), latents)],
         }
-        start, source = starts[suffix]
         sampling = Sampling(5, 3.0, "ddim", 64, 64, 1)
-        job = Job(Plan(variant.name, start), GenerateRequest("a"), sampling, source, Keep((3, 4)))
-        listener = Listener()
-        with pytest.raises(Unavailable):
-            asyncio.run(paint(listener, job, Errand("mine", 1, 2, 1.0)))
-        check_call(listener, config)
-        assert "captured_latents" in listener.outputs
+        for start, source in starts[suffix]:
+            job = Job(Plan(variant.name, start), GenerateRequest("a"), sampling, source, Keep((3, 4), finished=True))
+            listener = Listener()
+            with pytest.raises(Unavailable):
+                asyncio.run(paint(listener, job, Errand("mine", 1, 2, 1.0)))
+            check_call(listener, config)
+            assert {"captured_latents", "latents"} <= set(listener.outputs)
 
 
 @pytest.mark.parametrize("question", ["cancel", "peek"])

@@ -156,7 +156,7 @@ def test_there_is_nothing_to_read_where_nothing_was_written(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("version", "whose"), [(0, "an older underpaint"), (2, "a newer underpaint"), (99, "a newer underpaint")]
+    ("version", "whose"), [(0, "an older underpaint"), (3, "a newer underpaint"), (99, "a newer underpaint")]
 )
 def test_another_version_is_refused_and_left_as_it_is(tmp_path: Path, version: int, whose: str) -> None:
     with Store(tmp_path) as store:
@@ -169,6 +169,21 @@ def test_another_version_is_refused_and_left_as_it_is(tmp_path: Path, version: i
         assert caught.value.reason == "schema"
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         assert connection.execute("SELECT prompt FROM entries").fetchall() == [("prompt 1",)]
+
+
+def test_a_store_of_the_first_version_is_carried_over(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.insert(entry(1))
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.executescript("ALTER TABLE entries DROP COLUMN autoencoder; PRAGMA user_version = 1")
+    with pytest.raises(StoreUnavailable, match=r"was written by an older underpaint \(schema 1, this"):
+        StoreReader(tmp_path)  # which changes nothing
+    with Store(tmp_path) as store:
+        store.insert(entry(2, latents={50: np.ones((4, 2, 2), np.float32)}, autoencoder="vae"))
+        assert [each.prompt for each in store.entries()] == ["prompt 2", "prompt 1"]
+        assert [store.finished(entry_id, "vae") for entry_id in (1, 2)] == [None, 50]
+        assert store.finished(2, "another") is None
+        np.testing.assert_array_equal(store.image(1), entry(1).image)
 
 
 def test_a_database_of_somebody_else_is_refused(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ class FakeCache:
 
     Attributes:
         matches: what every lookup finds, as far as its ``max_generation`` allows.
-        images, latents: what fetches give, by entry id, and for latents step.
-        along: whether images come along with lookups that ask for them.
+        images, latents, finished: what fetches give, by entry id, and for latents step, or for finished ones the
+            autoencoder.
+        along: whether what lookups ask for comes along with them.
         failures: what some operations, or embedders, raise.
         hanging: operations, or embedders, that do not answer until ``wake`` is set.
         lookups: the inputs of each, and ``asked`` every operation and embedder, in order; ``inserts``: how many
@@ -57,6 +58,7 @@ class FakeCache:
     matches: list[Match] = field(default_factory=list)
     images: dict[int, np.ndarray] = field(default_factory=lambda: {1: IMAGE})
     latents: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    finished: dict[tuple[int, str], np.ndarray] = field(default_factory=dict)
     along: bool = False
     failures: dict[str, Exception] = field(default_factory=dict)
     hanging: set[str] = field(default_factory=set)
@@ -97,17 +99,25 @@ class FakeCache:
         self.lookups.append({**asked, "embedding": inputs["embedding"]})
         (limit,) = asked["max_generation"]
         found = [{**asdict(match), "newer": "field"} for match in self.matches if match.generation <= limit]
-        answer = {"matches": np.array([json.dumps(found).encode()], np.object_)}
-        if "image_from" in inputs and self.along and found[0]["similarity"] >= inputs["image_from"].item():
-            answer["image"] = self.images[found[0]["entry_id"]]
-        return answer
+        brought = self._brought(found[0], inputs) if self.along and found else {}
+        return {"matches": np.array([json.dumps(found).encode()], np.object_), **brought}
+
+    def _brought(self, best: dict[str, Any], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = zip(inputs.get("bring_from", np.empty(0)), inputs.get("bring_step", np.empty(0, int)), strict=True)
+        limit = next((step for least, step in rows if best["similarity"] >= least), None)
+        if limit is None:
+            return {}
+        best["brought"] = int(max((step for step in best["steps"] if step <= limit), default=0))
+        step = {"step": np.array([best["brought"]], np.int32)} if best["brought"] else {}
+        return self._fetch({**inputs, **step, "entry_id": np.array([best["entry_id"]])})
 
     def _fetch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         (entry_id,) = inputs["entry_id"].tolist()
         try:
             if "step" in inputs:
                 return {"latents": self.latents[entry_id, inputs["step"].item()]}
-            return {"image": self.images[entry_id]}
+            finished = self.finished.get((entry_id, inputs["autoencoder"].item().decode()))
+            return {"image": self.images[entry_id]} if finished is None else {"latents": finished}
         except KeyError:
             raise NotFound(f"entry {entry_id} has gone") from None
 

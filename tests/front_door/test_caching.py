@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.front_door.fake_cache import IMAGE, LATENTS, FakeCache, a_match, vector
-from tests.front_door.fake_server import CALIBRATED, DEPLOYMENT, FakeServer, open_door, run
+from tests.front_door.fake_server import CALIBRATED, CALIBRATION, DEPLOYMENT, LIMITS, FakeServer, open_door, run
 from underpaint.errors import Internal, InvalidArgument, Unavailable
 from underpaint.evidence import Match
 from underpaint.front_door.door import FrontDoor
@@ -23,6 +23,9 @@ from underpaint.requests import GenerateRequest
 
 ALL_LATENTS = {(1, step): LATENTS for step in (2, 5, 7, 10, 12)}
 STEPS = (2, 5, 7, 10, 12)
+ONE_VAE = replace(
+    DEPLOYMENT, variants={name: replace(each, autoencoder="vae") for name, each in DEPLOYMENT.variants.items()}
+)
 
 
 def circle(policy: str, **wishes: Any) -> GenerateRequest:
@@ -108,6 +111,37 @@ def test_the_image_of_a_hit_comes_along_with_the_lookup(policy: str) -> None:
         np.testing.assert_array_equal(server.calls[0].inputs["image"], IMAGE[None])
 
 
+def test_the_latents_of_a_hit_come_along_with_the_lookup() -> None:
+    server = knowing(a_match(0.75, steps=STEPS), latents=ALL_LATENTS, along=True)
+    assert serve(server, circle("nirvana")).outcome.steps_skipped == 5
+    assert "fetch" not in server.cache.asked
+    np.testing.assert_array_equal(server.calls[0].inputs["start_latents"], LATENTS[None])
+
+
+@pytest.mark.parametrize("along", [True, False])
+@pytest.mark.parametrize("policy", ["modm", "random-source"])
+def test_what_is_refined_starts_from_finished_latents_of_the_same_autoencoder(policy: str, along: bool) -> None:
+    server = knowing(a_match(0.85), along=along, finished={(1, "vae"): LATENTS})
+    door = FrontDoor(ONE_VAE, server, LIMITS, Settings.of(ONE_VAE, CALIBRATION), log=server.cache.log.append)
+    outcome = run(door.serve(circle(policy))).outcome
+    (call,) = server.calls
+    assert call.model == "little_resume" and "image" not in call.inputs and "start_latents" not in call.inputs
+    np.testing.assert_array_equal(call.inputs["image_latents"], LATENTS[None])
+    assert (outcome.start, outcome.steps_skipped) == ("cached_image", 6)
+    assert ("fetch" in server.cache.asked) is not along
+    assert server.cache.log == []
+
+
+def test_a_finished_image_is_an_image_even_where_its_latents_are_at_hand() -> None:
+    server = knowing(a_match(0.96), along=True, finished={(1, "vae"): LATENTS})
+    door = FrontDoor(ONE_VAE, server, LIMITS, Settings.of(ONE_VAE, CALIBRATION), log=server.cache.log.append)
+
+    async def scenario() -> list[Reply]:
+        return [await door.serve(circle(policy)) for policy in ("modm", "retrieval")]
+
+    np.testing.assert_array_equal(run(scenario())[1].image, IMAGE)
+
+
 def test_the_words_of_a_prompt_are_embedded_once() -> None:
     server = knowing(a_match(0.85))
 
@@ -127,7 +161,9 @@ def test_an_image_comes_along_only_where_it_will_be_used() -> None:
         server = knowing(a_match(0.5, steps=STEPS), along=True)
         serve(server, circle(policy))
         (lookup,) = server.cache.lookups
-        assert lookup.get("image_from") == ([pytest.approx(0.6)] if policy == "modm" else None)
+        steps = {"modm": [0], "nirvana": [12, 5]}[policy]
+        assert lookup["bring_step"] == steps and lookup["bring_from"][-1] == pytest.approx(0.6 if steps == [0] else 0.7)
+        assert "fetch" not in server.cache.asked
 
 
 def test_retrieval_does_not_wait_for_those_who_paint() -> None:
@@ -529,14 +565,28 @@ def test_what_is_kept_is_what_will_be_found() -> None:
 
 
 def test_an_image_made_from_another_remembers_its_source() -> None:
-    server = knowing(a_match(0.9, entry_id=1, generation=1))
+    server = knowing(a_match(0.65, entry_id=1, generation=1))
     remembered(server, circle("modm"))
     (kept,) = server.cache.inserted
     assert (kept.entry["variant"], kept.entry["generation"], kept.entry["source"]) == ("little", 2, 1)
 
 
-def test_cache_large_forgets_what_the_small_variant_refined() -> None:
+def test_what_hardly_differs_from_its_source_is_not_kept() -> None:
     server = knowing(a_match(0.9))
+    remembered(server, circle("modm"))
+    assert server.cache.inserted == []
+
+
+def test_finished_latents_are_kept_for_a_refiner_of_the_same_autoencoder() -> None:
+    server = knowing()
+    remembered(server, circle("modm"), settings=replace(CALIBRATED, autoencoders={"big": "vae", "little": "vae"}))
+    (kept,) = server.cache.inserted
+    assert kept.latents_steps == (25,) and kept.latents is not None and kept.latents.shape == (1, 2, 2, 3)
+    assert kept.entry["latents_scope"] is None
+
+
+def test_cache_large_forgets_what_the_small_variant_refined() -> None:
+    server = knowing(a_match(0.65))
     remembered(server, circle("modm"), settings=replace(CALIBRATED, keep_small=False))
     assert server.cache.inserted == []
 

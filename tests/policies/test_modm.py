@@ -53,6 +53,8 @@ def test_only_the_small_variant_refines() -> None:
 
 def test_cache_all_and_cache_large() -> None:
     hit, miss = Plan("tiny-s", CachedImage(a_match(0.3), 6)), Plan("tiny-l", Noise())
+    repeat = Plan("tiny-s", CachedImage(a_match(0.3), 30))
+    assert MODM.keep(FIFTY, repeat, SETTINGS) is None  # it would stand beside what it was made from
     cache_large = replace(SETTINGS, keep_small=False)
     assert [MODM.keep(FIFTY, plan, SETTINGS) for plan in (hit, miss)] == [Keep(), Keep()]
     assert [MODM.keep(FIFTY, plan, cache_large) for plan in (hit, miss)] == [None, Keep()]

@@ -73,6 +73,19 @@ def test_latents_captured_on_the_way_resume_to_the_same_image(server: Any) -> No
         assert difference(rest["image"], whole["image"]) <= TOLERANCE
 
 
+def test_finished_latents_do_as_well_as_the_image_that_they_are(server: Any) -> None:
+    """Of another variant with the same autoencoder; what is missing is the loss of decoding and encoding."""
+    run = {"seed": 4, "num_inference_steps": 8, "scheduler": "flow_match_euler"}
+    whole = run_ensemble(server.grpc_url, "tiny-l", **run)
+    latents = run_ensemble(server.grpc_url, "tiny-m_resume", image_latents=whole["latents"], start_step=6, **run)
+    image = run_ensemble(server.grpc_url, "tiny-m_refine", image=whole["image"], start_step=6, **run)
+    assert latents["steps_run"] == image["steps_run"] == 2
+    gap = np.abs(latents["image"].astype(int) - image["refined_image"].astype(int)).mean()
+    assert gap < 4 < np.abs(latents["image"].astype(int) - 128).mean()
+    with pytest.raises(InferenceServerException, match="start_step: got 6; allowed: 0, where there are no latents"):
+        run_ensemble(server.grpc_url, "tiny-m_resume", start_step=6, **run)
+
+
 def test_nothing_is_captured_unless_asked_for(server: Any) -> None:
     outputs = run_ensemble(server.grpc_url, "tiny-s", num_inference_steps=2, scheduler="ddim")
     assert outputs["captured_latents"].shape[0] == 0

@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ DESCRIBED = (
     "generation",
     "source",
     "metadata",
+    "autoencoder",
 )
 DTYPES = {"object": "BYTES", "float32": "FP32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 
@@ -162,16 +164,40 @@ def test_all_or_none_go_in(server: Any) -> None:
     assert json.loads(call(server, "stats")["stats"].item())["entries"] == before
 
 
-@pytest.mark.parametrize("image_from, comes", [(0.99, True), (1.01, False)])
-def test_the_image_of_the_best_comes_along_if_it_is_good_enough(server: Any, image_from: float, comes: bool) -> None:
-    new = entry(25, "along")
-    insert(server, new)
+def bring(*limits: tuple[float, int], autoencoder: str = "") -> dict[str, Any]:
+    reach, steps = zip(*limits, strict=True)
+    tensors = {"bring_from": np.array(reach, np.float32), "bring_step": np.array(steps, np.int32)}
+    return {**tensors, "autoencoder": autoencoder}
+
+
+@pytest.mark.parametrize(
+    ("limits", "autoencoder", "what", "step"),
+    [
+        ([(0.99, 0)], "", "image", 0),
+        ([(0.99, 0)], "vae", "latents", 0),  # finished ones do as well
+        ([(0.99, 0)], "another", "image", 0),
+        ([(1.01, 0)], "vae", "", None),
+        ([(1.01, 15), (0.99, 12)], "", "latents", 10),  # the latest that is there and may be used
+        ([(0.99, 4)], "", "", None),
+    ],
+)
+def test_of_the_best_comes_along_what_it_is_good_for(
+    server: Any, limits: list[tuple[float, int]], autoencoder: str, what: str, step: int | None
+) -> None:
+    finished = np.full((4, 2, 2), 0.5, np.float32)
+    new = replace(entry(25, "along"), latents={**entry(25).latents, 50: finished}, autoencoder="vae")
+    entry_id = insert(server, new)
     asked = {"space": "image", "scope": new.image_scope, "embedding": new.image_embedding}
-    outputs = call(server, "lookup", **asked, image_from=np.array([image_from], np.float32))
-    assert len(json.loads(outputs["matches"].item())) == 1
-    assert ("image" in outputs) == comes
-    if comes:
-        assert np.array_equal(outputs["image"], new.image)
+    outputs = call(server, "lookup", **asked, **bring(*limits, autoencoder=autoencoder))
+    best = json.loads(outputs["matches"].item())[0]
+    assert ({"image", "latents"} & set(outputs), best.get("brought")) == ({what} - {""}, step)
+    wanted = {("image", 0): new.image, ("latents", 0): finished, ("latents", 10): new.latents[10]}
+    if step is not None:
+        assert np.array_equal(outputs[what], wanted[what, step])
+        which = {"step": np.array([step], np.int32)} if step else {"autoencoder": autoencoder}
+        fetched = call(server, "fetch", entry_id=np.array([entry_id]), **which)
+        assert np.array_equal(fetched[what], outputs[what])
+    call(server, "clear", tenant="along")
 
 
 def test_an_image_alone_is_enough(server: Any) -> None:
@@ -275,7 +301,7 @@ def test_bad_requests_name_what_is_wrong(server: Any, op: str, tensors: dict[str
     [
         ({"latents_steps": np.array([5, 10], np.int32)}, "latents_steps: got [5, 10]; allowed: 3 steps"),
         ({"latents_steps": np.array([5, 10, 10], np.int32)}, "latents_steps: got [5, 10, 10]"),
-        ({"latents_steps": np.array([5, 10, 50], np.int32)}, "latents: step: got 50; allowed: 1 to 49"),
+        ({"latents_steps": np.array([5, 10, 51], np.int32)}, "latents: step: got 51; allowed: 1 to 50"),
         ({"latents_counts": np.array([2], np.int32)}, "latents_counts: got [2]; allowed: 1 numbers, 3 in all"),
         ({"image_embeddings": VECTOR[None] / 2}, "image_embedding: got 'a vector of length 0.5'"),
         ({"image_embeddings": np.stack([VECTOR, VECTOR])}, "image_embeddings: got '2 of them'; allowed: 1, one for"),

@@ -34,7 +34,7 @@ class Painter(Protocol):
 
     def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted: ...
 
-    def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted: ...
+    def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted: ...
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted: ...
 
@@ -97,10 +97,10 @@ class Campaign:
         plan, painter = self._plan, self._painter
         self._full = easel.paint("in full", lambda item, _: painter.from_noise(item, plan.resume_steps), self._items)
         self._match()
-        images = [self._full[match.place].image for match in self._by_image]
+        sources = [self._full[match.place] for match in self._by_image]
         latents = [self._full[match.place].latents for match in self._by_text]
         for skip in plan.refine_skips:
-            refine = partial(_refine, painter, images, skip)
+            refine = partial(_refine, painter, sources, skip)
             self._refined[skip] = easel.paint(f"refined from step {skip}", refine, self._queries)
         for step in plan.resume_steps:
             resume = partial(_resume, painter, latents, step)
@@ -132,8 +132,8 @@ class Campaign:
         return np.array([attribute_accuracy(verdict) for verdict in verdicts])
 
 
-def _refine(painter: Painter, images: Sequence[np.ndarray], skip: int, item: WorkItem, number: int) -> Painted:
-    return painter.from_image(item, images[number], skip)
+def _refine(painter: Painter, sources: Sequence[Painted], skip: int, item: WorkItem, number: int) -> Painted:
+    return painter.from_image(item, sources[number], skip)
 
 
 def _resume(

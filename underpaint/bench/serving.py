@@ -62,7 +62,7 @@ class Site:
     http_url: str
     metrics_url: str
     store: Path
-    processor: Callable[[], Seconds]
+    processor: Callable[[], Seconds] = dict
 
 
 @contextmanager

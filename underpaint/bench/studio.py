@@ -14,16 +14,16 @@ from underpaint.bench.workload import WorkItem
 from underpaint.client.messages import Call
 from underpaint.client.transport import Transport
 from underpaint.deployment import Deployment
+from underpaint.policies import Settings
 from underpaint.requests import GenerateRequest
-
-_REFINE = "_refine"
 
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """A picture, uint8 [H, W, 3], and its latents, float32 [C, h, w], as they were before some of its steps."""
+    """A picture, uint8 [H, W, 3], its finished latents, float32 [C, h, w], and those before some of its steps."""
 
     image: np.ndarray
+    finished: np.ndarray
     latents: dict[int, np.ndarray] = field(default_factory=dict)
 
 
@@ -44,23 +44,31 @@ class Studio:
         """By the large variant."""
         extra = {"capture_steps": _batch(list(capture_steps), np.int32)} if capture_steps else {}
         outputs = self._run(self._deployment.large, "", item, extra)
-        if not capture_steps:
-            return Painted(outputs["image"][0])
-        return Painted(outputs["image"][0], dict(zip(capture_steps, outputs["captured_latents"][0], strict=True)))
+        captured = zip(capture_steps, outputs["captured_latents"][0], strict=True)
+        return Painted(outputs["image"][0], outputs["latents"][0], dict(captured))
 
-    def from_image(self, item: WorkItem, image: np.ndarray, skip: int) -> Painted:
-        """Refined by the refiner, from its step ``skip`` on."""
-        extra = {"image": image[None], "start_step": _batch([skip], np.int32)}
-        return Painted(self._run(self._deployment.refiner, _REFINE, item, extra)["refined_image"][0])
+    def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted:
+        """Refined by the refiner, from its step ``skip`` on; as in service, from latents if they are of its kind."""
+        extra = {"start_step": _batch([skip], np.int32)}
+        refiner, large = self._deployment.refiner, self._deployment.large
+        if Settings.of(self._deployment).shares_latents(large):
+            extra |= {"image_latents": source.finished[None]}
+            outputs = self._run(refiner, "_resume", item, extra, refining=True)
+            return Painted(outputs["image"][0], outputs["latents"][0])
+        outputs = self._run(refiner, "_refine", item, {**extra, "image": source.image[None]}, refining=True)
+        return Painted(outputs["refined_image"][0], outputs["latents"][0])
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted:
         """Resumed by the large variant, from its step ``step`` on."""
         extra = {"start_latents": latents[None], "start_step": _batch([step], np.int32)}
-        return Painted(self._run(self._deployment.large, "_resume", item, extra)["image"][0])
+        outputs = self._run(self._deployment.large, "_resume", item, extra)
+        return Painted(outputs["image"][0], outputs["latents"][0])
 
-    def _run(self, variant: str, pipeline: str, item: WorkItem, extra: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(
+        self, variant: str, pipeline: str, item: WorkItem, extra: dict[str, np.ndarray], refining: bool = False
+    ) -> dict[str, np.ndarray]:
         request = GenerateRequest(item.caption, seed=item.seed)
-        sampling = self._deployment.sampling(request, self._deployment.variant(variant), pipeline == _REFINE)
+        sampling = self._deployment.sampling(request, self._deployment.variant(variant), refining)
         inputs = {
             "prompt": _batch([request.prompt.encode()], np.object_),
             "negative_prompt": _batch([b""], np.object_),

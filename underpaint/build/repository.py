@@ -170,7 +170,9 @@ def _cache() -> mc.ModelConfig:
         mc.model_input("embedding", "FP32", [-1], optional=True),
         mc.model_input("top_k", "INT32", [1], optional=True),
         mc.model_input("max_generation", "INT32", [1], optional=True),
-        mc.model_input("image_from", "FP32", [1], optional=True),
+        mc.model_input("bring_from", "FP32", [-1], optional=True),
+        mc.model_input("bring_step", "INT32", [-1], optional=True),
+        mc.model_input("autoencoder", "STRING", [1], optional=True),
         mc.model_input("entry_id", "INT64", [1], optional=True),
         mc.model_input("step", "INT32", [1], optional=True),
         mc.model_input("entry", "STRING", [-1], optional=True),
@@ -245,6 +247,7 @@ def _deployment(recipe: FamilyRecipe, repository: Path, shapes: dict[str, Shapes
             loras=v.loras,
             controlnets=v.controlnets,
             weights=weights_of(repository, v.name),
+            autoencoder=_autoencoder(repository, v.name),
         )
         for v in recipe.variants
     }
@@ -272,6 +275,14 @@ def _what_foresees(repository: Path, name: str) -> Scorer:
 def weights_of(repository: Path, variant: str, version: int = VERSION) -> str:
     """A short hash over all weights that decide what a variant paints; empty where it has none."""
     return _weights(repository, [variant + part for part in _PARTS], version)
+
+
+def _autoencoder(repository: Path, variant: str) -> str:
+    """A short hash over the VAE's weights and how its latents are scaled; empty where it has none."""
+    weights = _weights(repository, [f"{variant}_vae_encoder", f"{variant}_vae_decoder"])
+    config = config_json(repository, f"{variant}_vae_decoder")
+    scales = [(name, config[name]) for name in sorted(config) if name.startswith(("scaling", "shift", "latents_"))]
+    return hashlib.sha256(f"{weights} {scales}".encode()).hexdigest()[:12] if weights else ""
 
 
 def _weights(repository: Path, models: Sequence[str], version: int = VERSION) -> str:

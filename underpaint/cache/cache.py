@@ -118,6 +118,12 @@ class ImageCache:
         """The image of an entry, uint8 [H, W, 3]. Raises NotFound where it has gone or is damaged."""
         return self._fetch(entry_id, None)
 
+    def fetch_start(self, entry_id: int, autoencoder: str) -> np.ndarray:
+        """What a refinement starts from: finished latents, float32 [C, h, w], where there are any of this autoencoder,
+        else the image. Raises NotFound as the others do."""
+        step = self._store.finished(entry_id, autoencoder) if autoencoder else None
+        return self._fetch(entry_id, step)
+
     def fetch_latents(self, entry_id: int, step: int) -> np.ndarray:
         """Latents after ``step`` steps, float32 [C, h, w]. Raises NotFound where they have gone or are damaged."""
         return self._fetch(entry_id, step)

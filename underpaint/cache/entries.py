@@ -28,7 +28,8 @@ class NewEntry:
 
     ``image`` is uint8 [H, W, 3]; both embeddings are float32 [D], of length 1. ``latents`` holds the states that were
     captured after so many of ``num_inference_steps`` steps, each float32 [C, h, w]; they come with a
-    ``latents_scope``. ``generation`` counts how often the image was made from a cached one (0: from noise), and
+    ``latents_scope``. Those after all steps are the finished ones, for which the hash of their ``autoencoder`` is
+    enough. ``generation`` counts how often the image was made from a cached one (0: from noise), and
     ``source`` is the entry that it was made from.
 
     Raises InvalidArgument, where a field is not as described.
@@ -45,12 +46,13 @@ class NewEntry:
     num_inference_steps: int
     latents_scope: str | None = None
     latents: Mapping[int, np.ndarray] = field(default_factory=dict)
+    autoencoder: str = ""
     generation: int = 0
     source: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "variant", "image_scope"):
+        for name in ("prompt", "variant", "image_scope", "autoencoder"):
             _check_text(name, getattr(self, name))
         check_tenant(self.tenant)
         _check_integer("seed", self.seed, 0)
@@ -74,11 +76,14 @@ class NewEntry:
         return tuple(sorted(self.latents))
 
     def _check_latents(self) -> None:
-        if self.latents and self.latents_scope is None:
+        finished = self.num_inference_steps in self.latents
+        if len(self.latents) > finished and self.latents_scope is None:
             raise InvalidArgument.of("latents_scope", None, "the key of a LatentsScope, where there are latents")
+        if finished and not self.autoencoder:
+            raise InvalidArgument.of("autoencoder", "", "a hash, where there are finished latents")
         for step, latents in self.latents.items():
-            if not 0 < step < self.num_inference_steps:
-                raise InvalidArgument.of("latents: step", step, f"1 to {self.num_inference_steps - 1}")
+            if not 0 < step <= self.num_inference_steps:
+                raise InvalidArgument.of("latents: step", step, f"1 to {self.num_inference_steps}")
             if latents.dtype != np.float32 or latents.ndim != 3 or not latents.size:
                 raise InvalidArgument.of(f"latents at step {step}", _form(latents), "float32 [C, h, w]")
 
@@ -134,6 +139,7 @@ class StoredEntry:
     uses: int
     file_bytes: int
     metadata: Mapping[str, Any]
+    autoencoder: str
 
 
 def shelves(image_scope: str, latents_scope: str | None) -> list[tuple[str, str]]:

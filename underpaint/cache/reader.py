@@ -23,7 +23,7 @@ from underpaint.errors import NotFound
 _ROWS_AT_A_TIME = 4096
 _ENTRY = """
 SELECT entry_id, prompt, tenant, variant, seed, image_scope, latents_scope, num_inference_steps, generation, source,
-       created_s, pinned, metadata,
+       created_s, pinned, metadata, autoencoder,
        (SELECT group_concat(step) FROM files f WHERE f.entry_id = e.entry_id AND step > 0) AS steps,
        (SELECT coalesce(sum(uses), 0) FROM files f WHERE f.entry_id = e.entry_id) AS uses,
        (SELECT coalesce(sum(size_bytes), 0) FROM files f WHERE f.entry_id = e.entry_id) AS file_bytes
@@ -101,6 +101,14 @@ class StoreReader:
     def latents(self, entry_id: int, step: int) -> np.ndarray:
         """float32 [C, h, w] after ``step`` steps. Raises NotFound where it has gone, CorruptFile where damaged."""
         return self._array(entry_id, step, f"entry {entry_id}: latents of step {step}")
+
+    def finished(self, entry_id: int, autoencoder: str) -> int | None:
+        """The step of an entry's finished latents, if it has any of this autoencoder."""
+        query = """
+            SELECT step FROM entries JOIN files USING (entry_id)
+            WHERE entry_id = ? AND autoencoder = ? AND step = num_inference_steps
+        """
+        return next((row["step"] for row in self._rows(query, (entry_id, autoencoder))), None)
 
     def similarities(self, entry_ids: Sequence[int], space: str, embedding: np.ndarray) -> dict[int, float]:
         """The cosine of each of these entries that is there to ``embedding``, float32 [D], in ``space``."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from underpaint.cache.errors import StoreUnavailable
 
-VERSION = 1
+VERSION = 2
 DATABASE = "cache.sqlite"
 
 _APPLICATION_ID = 0x556E6470  # "Undp"
@@ -29,7 +29,8 @@ CREATE TABLE entries (
     source INTEGER,
     created_s REAL NOT NULL,
     pinned INTEGER NOT NULL DEFAULT 0,
-    metadata TEXT NOT NULL
+    metadata TEXT NOT NULL,
+    autoencoder TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE vectors (
     entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
@@ -47,6 +48,9 @@ CREATE TABLE files (
 ) WITHOUT ROWID;
 """
 
+# By version, what makes the next one of it.
+_STEPS = {1: "ALTER TABLE entries ADD COLUMN autoencoder TEXT NOT NULL DEFAULT '';"}
+
 
 def connect(path: Path, writable: bool) -> sqlite3.Connection:
     """A connection that commits by itself unless told to BEGIN, and waits two seconds for others."""
@@ -59,9 +63,9 @@ def connect(path: Path, writable: bool) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, folder: Path) -> None:
-    """Make the tables where there are none.
+    """Make the tables where there are none, and carry those of older versions over.
 
-    Raises StoreUnavailable, where they are of another version.
+    Raises StoreUnavailable, where that cannot be done.
     """
     connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     # A commit survives the end of the process at once; a power cut may take the last ones, but leaves no broken state.
@@ -71,14 +75,29 @@ def prepare(connection: sqlite3.Connection, folder: Path) -> None:
     if not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {VERSION};"
         connection.executescript(f"BEGIN; {_TABLES} {marks} COMMIT;")
+    elif _is_ours(connection):
+        _carry_over(connection)
     check_version(connection, folder)
+
+
+def _carry_over(connection: sqlite3.Connection) -> None:
+    """Version by version, each step a transaction."""
+    while (version := _version(connection)) in _STEPS:
+        connection.executescript(f"BEGIN IMMEDIATE; {_STEPS[version]} PRAGMA user_version = {version + 1}; COMMIT;")
+
+
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def check_version(connection: sqlite3.Connection, folder: Path) -> None:
     """Raises StoreUnavailable, where the database is not ours, or of another version than this underpaint's."""
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application_id != _APPLICATION_ID:
+    version = _version(connection)
+    if not _is_ours(connection):
         raise StoreUnavailable("schema", f"{folder / DATABASE} is not a cache of underpaint: name another --store")
     if version != VERSION:
         whose = "newer" if version > VERSION else "older"

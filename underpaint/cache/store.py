@@ -169,7 +169,7 @@ class Store(StoreReader):
         self, entry_id: int, entry: NewEntry, written: dict[int, Fingerprint], used: int, created_s: float
     ) -> None:
         self._writing.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
             (
                 entry_id,
                 entry.tenant,
@@ -183,6 +183,7 @@ class Store(StoreReader):
                 entry.source,
                 created_s,
                 json.dumps(entry.metadata, ensure_ascii=False),
+                entry.autoencoder,
             ),
         )
         vectors = (entry.image_embedding.tobytes(), entry.text_embedding.tobytes())

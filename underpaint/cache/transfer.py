@@ -36,6 +36,7 @@ _FIELDS = (
     "generation",
     "source",
     "metadata",
+    "autoencoder",
 )
 
 Progress = Callable[[int, int], None]
@@ -123,6 +124,7 @@ def _entry(archive: zipfile.ZipFile, folder: str, facts: dict[str, Any], new_ids
     def array(name: str) -> np.ndarray:
         return np.lib.format.read_array(io.BytesIO(archive.read(f"{folder}{name}.npy")), allow_pickle=False)
 
+    facts = {"autoencoder": "", **facts}  # older exports do not tell
     fields = {name: facts[name] for name in _FIELDS} | {"source": new_ids.get(facts["source"])}
     return NewEntry(
         **fields,

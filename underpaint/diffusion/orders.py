@@ -113,6 +113,8 @@ def _first_sample(order: Order, shape: tuple[int, int, int], schedule: Schedule)
     if order.image_latents is not None:
         clean = _of_shape("image_latents", order.image_latents, shape)
         return schedule.start_from_image(clean, noise, order.start_step)
+    if order.start_step:
+        raise InvalidArgument.of("start_step", order.start_step, "0, where there are no latents to start from")
     return schedule.start_from_noise(noise)
 
 

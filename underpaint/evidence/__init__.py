@@ -28,11 +28,16 @@ class Reuse(StrEnum):
 
 @dataclass(frozen=True)
 class Query:
-    """A lookup in the cache. ``predicted``: only where the match predictor does not expect it to be in vain."""
+    """A lookup in the cache.
+
+    ``predicted``: only where the match predictor does not expect it to be in vain. ``refined``: an image is painted
+    over, so that its finished latents do as well.
+    """
 
     space: Space
     reuse: Reuse
     predicted: bool = False
+    refined: bool = False
 
 
 @dataclass(frozen=True)

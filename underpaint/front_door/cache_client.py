@@ -18,8 +18,9 @@ _MODEL = "cache"
 _ANSWERED_S = 60.0  # after which the transport itself gives a call up
 _READS_AT_ONCE = 8
 _INSERTS_AT_ONCE = 2
-_IMAGES_AT_HAND = 2 * _READS_AT_ONCE  # until the plan that the lookup was for fetches them
-_TOP_K = 8
+_STARTS_AT_HAND = 2 * _READS_AT_ONCE  # until the plan that the lookup was for fetches them
+_STARTS = ("image", "latents")  # outputs, of which at most one comes
+_Key = tuple[int, int, str]  # entry; step, 0 for the image; autoencoder whose finished latents may stand for that
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,22 @@ class Entry:
     num_inference_steps: int
     image_scope: str
     latents_scope: str | None = None
+    autoencoder: str = ""
     generation: int = 0
     source: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bring:
+    """What of the best match is to come along with a lookup, to save a call.
+
+    ``limits``: by falling similarity, from where on latents up to which step are of use; step 0 stands for the image,
+    or finished latents of ``autoencoder``, which do as well; empty: none do.
+    """
+
+    limits: tuple[tuple[float, int], ...]
+    autoencoder: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +62,7 @@ class Embeddings:
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """Latents as they were before each of ``steps``, float32 [K, C, h, w]."""
+    """Latents as they were before each of ``steps``, float32 [K, C, h, w]; before the step after the last: finished."""
 
     steps: tuple[int, ...]
     latents: np.ndarray
@@ -72,46 +86,53 @@ class CacheClient:
         space: Space,
         scope: str,
         embedding: np.ndarray,
+        top_k: int,
         max_generation: int,
         within_s: float,
-        image_from: float | None = None,
+        bring: Bring | None = None,
     ) -> tuple[Match, ...]:
-        """The entries of ``scope`` that are closest to ``embedding``, float32 [D], in ``space``; best first.
+        """The ``top_k`` entries of ``scope`` that are closest to ``embedding``, float32 [D], in ``space``; best first.
 
-        ``image_from``: from this similarity on the best one's image comes along, to save a call: ``image`` has it then.
+        What it is told to ``bring`` is at hand then, for ``start`` and ``latents``.
         """
         inputs = {
             "op": _text("lookup"),
             "space": _text(space),
             "scope": _text(scope),
             "embedding": embedding,
-            "top_k": np.array([_TOP_K], np.int32),
+            "top_k": np.array([top_k], np.int32),
             "max_generation": np.array([max_generation], np.int32),
         }
-        if image_from is not None:
-            inputs["image_from"] = np.array([image_from], np.float32)
-        outputs = await self._reads.call(lambda: self._infer(inputs, "matches", "image"), within_s)
-        matches = tuple(_match(raw) for raw in json.loads(outputs["matches"].item()))
-        if "image" in outputs:
-            self._at_hand.put(matches[0].entry_id, outputs["image"])
+        if bring is not None:
+            inputs["bring_from"] = np.array([similarity for similarity, _ in bring.limits], np.float32)
+            inputs["bring_step"] = np.array([step for _, step in bring.limits], np.int32)
+            inputs["autoencoder"] = _text(bring.autoencoder)
+        outputs = await self._reads.call(lambda: self._infer(inputs, "matches", *_STARTS), within_s)
+        found = json.loads(outputs["matches"].item())
+        matches = tuple(_match(raw) for raw in found)
+        for start in _started(outputs):
+            self._at_hand.put((matches[0].entry_id, found[0]["brought"], bring.autoencoder if bring else ""), start)
         return matches
 
-    async def image(self, entry_id: int, within_s: float) -> np.ndarray:
-        """The image of an entry, uint8 [H, W, 3]."""
-        at_hand = self._at_hand.get(entry_id)
-        if at_hand is not None:
-            return at_hand
-        inputs = {"op": _text("fetch"), "entry_id": np.array([entry_id], np.int64)}
-        return (await self._reads.call(lambda: self._infer(inputs, "image"), within_s))["image"]
+    def has_latents(self, entry_id: int, step: int) -> bool:
+        """Whether they came along with a lookup."""
+        return (entry_id, step, "") in self._at_hand
+
+    async def start(self, entry_id: int, autoencoder: str, within_s: float) -> np.ndarray:
+        """The finished latents of an entry, float32 [C, h, w], where it has any of this autoencoder; else its image,
+        uint8 [H, W, 3]."""
+        return await self._fetch((entry_id, 0, autoencoder), {"autoencoder": _text(autoencoder)}, within_s)
 
     async def latents(self, entry_id: int, step: int, within_s: float) -> np.ndarray:
         """The latents of an entry as they were before ``step``, float32 [C, h, w]."""
-        inputs = {
-            "op": _text("fetch"),
-            "entry_id": np.array([entry_id], np.int64),
-            "step": np.array([step], np.int32),
-        }
-        return (await self._reads.call(lambda: self._infer(inputs, "latents"), within_s))["latents"]
+        return await self._fetch((entry_id, step, ""), {"step": np.array([step], np.int32)}, within_s)
+
+    async def _fetch(self, key: _Key, which: Mapping[str, np.ndarray], within_s: float) -> np.ndarray:
+        if key in self._at_hand:
+            return self._at_hand.get(key)
+        inputs = {"op": _text("fetch"), "entry_id": np.array([key[0]], np.int64), **which}
+        (start,) = _started(await self._reads.call(lambda: self._infer(inputs, *_STARTS), within_s))
+        return start
 
     async def insert(
         self,
@@ -144,19 +165,26 @@ class CacheClient:
 
 
 class _AtHand:
-    """The images that came along with the latest lookups. An entry never changes, so none of them is out of date."""
+    """What came along with the latest lookups. An entry never changes, so none of it is out of date."""
 
     def __init__(self) -> None:
-        self._images: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._starts: OrderedDict[_Key, np.ndarray] = OrderedDict()
 
-    def put(self, entry_id: int, image: np.ndarray) -> None:
-        self._images[entry_id] = image
-        self._images.move_to_end(entry_id)
-        if len(self._images) > _IMAGES_AT_HAND:
-            self._images.popitem(last=False)
+    def __contains__(self, key: _Key) -> bool:
+        return key in self._starts
 
-    def get(self, entry_id: int) -> np.ndarray | None:
-        return self._images.get(entry_id)
+    def put(self, key: _Key, start: np.ndarray) -> None:
+        self._starts[key] = start
+        self._starts.move_to_end(key)
+        if len(self._starts) > _STARTS_AT_HAND:
+            self._starts.popitem(last=False)
+
+    def get(self, key: _Key) -> np.ndarray:
+        return self._starts[key]
+
+
+def _started(outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    return [outputs[name] for name in _STARTS if name in outputs]
 
 
 def _text(value: str) -> np.ndarray:

@@ -277,7 +277,8 @@ class FrontDoor:
     ) -> Job:
         """Fill in what the plan leaves open, and fetch what it starts from. Raises SourceLost."""
         sampling = self._sampling(plan, request, release)
-        source = await self._sources.fetch(plan, sampling, visit)
+        autoencoder = release.deployment.variant(plan.variant).autoencoder
+        source = await self._sources.fetch(plan, sampling, autoencoder, visit)
         remembers = request.writes_cache and release.deployment.embedder
         keep = policy.keep(request, plan, release.settings) if remembers else None
         return Job(plan, request, sampling, source, keep, release.suffix)

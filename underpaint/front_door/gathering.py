@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from underpaint.deployment import Sampling
 from underpaint.errors import InvalidArgument
-from underpaint.evidence import Absence, Evidence, Match, Miss, Reuse, Space
-from underpaint.front_door.cache_client import CacheClient
+from underpaint.evidence import Absence, Evidence, Match, Miss, Query, Reuse, Space
+from underpaint.front_door.cache_client import Bring, CacheClient
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.costs import Costs
 from underpaint.front_door.embedders import Embedders
@@ -25,8 +26,11 @@ from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
 from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.traffic import Release
-from underpaint.policies import Policy
+from underpaint.policies import Policy, Thresholds
 from underpaint.requests import GenerateRequest
+
+# An image is the best there is; of latents the best may have been evicted, where the next best's have not.
+_TOP_K = {Reuse.IMAGE: 1, Reuse.LATENTS: 8}
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,19 @@ class Patience:
 class Search:
     """A policy's query, made concrete for one request.
 
-    ``reach``: the similarity below which a match is of no use; ``max_generation``: beyond which an entry is not to be
-    reused; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as well;
-    ``images``: whether what is reused is an image, which should then come along;
-    ``patience``: how long it may take.
+    ``reach``: the similarity below which a match is of no use; ``top_k``: how many matches are wanted, of entries up to
+    ``max_generation``; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as
+    well; ``bring``: what should come along of what will be reused; ``patience``: how long it may take.
     """
 
     space: Space
     scope: str
     reach: float
+    top_k: int
     max_generation: int
     predicted: bool
     stranger: bool
-    images: bool
+    bring: Bring
     patience: Patience
 
 
@@ -147,10 +151,11 @@ class Gatherer:
             space=query.space,
             scope=scope_of(query.reuse, deployment, variant.name, request, sampling),
             reach=thresholds.reach,
+            top_k=_TOP_K[query.reuse],
             max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise
             predicted=query.predicted and settings.predict,
             stranger=policy.needs.stranger,
-            images=query.reuse is Reuse.IMAGE,
+            bring=_bring(query, thresholds, sampling, deployment.variant(settings.refiner).autoencoder),
             patience=self._patience.when_painting_takes(self._costs.painting_s(variant.name, sampling)),
         )
 
@@ -161,25 +166,34 @@ class Gatherer:
         told = self._foresight.consult(search.scope, search.reach, embedding) if search.predicted else _nobody
         if told is None:
             raise NoMatches(Miss.PREDICTED)
-        matches = await self._ask(search, embedding, None if search.stranger else search.reach)
+        matches = await self._ask(search, embedding, None if search.stranger else search.bring)
         found = bool(matches) and matches[0].similarity >= search.reach
         told(found)
         if not matches:
             raise NoMatches(Miss.EMPTY)
         wanted = search.stranger and found
-        strangers = await self._ask(search, direction(request, len(embedding)), -1.0) if wanted else ()
+        whatever = replace(search.bring, limits=((-1.0, 0),))
+        strangers = await self._ask(search, direction(request, len(embedding)), whatever) if wanted else ()
         return replace(evidence, matches=matches, stranger=strangers[0] if strangers else None)
 
-    async def _ask(self, search: Search, embedding: np.ndarray, image_from: float | None) -> tuple[Match, ...]:
-        """``image_from``: the similarity from which the best match will be reused; None: it will not."""
+    async def _ask(self, search: Search, embedding: np.ndarray, bring: Bring | None) -> tuple[Match, ...]:
         return await self._cache.lookup(
             search.space,
             search.scope,
             embedding,
+            search.top_k,
             search.max_generation,
             search.patience.lookup_s,
-            image_from if search.images else None,
+            bring,
         )
+
+
+def _bring(query: Query, thresholds: Thresholds, sampling: Sampling, autoencoder: str) -> Bring:
+    """Of an entry that is similar enough for something."""
+    if query.reuse is Reuse.IMAGE:
+        return Bring(((thresholds.reach, 0),), autoencoder if query.refined else "")
+    steps = sampling.num_inference_steps
+    return Bring(tuple((row.similarity, thresholds.steps(row.similarity, steps)) for row in thresholds.rows))
 
 
 def direction(request: GenerateRequest, dimensions: int) -> np.ndarray:

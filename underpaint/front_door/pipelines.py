@@ -23,7 +23,8 @@ _OUTPUTS = ("prompt_tokens", "timings_ns", "steps_run")
 class Job:
     """A plan with all that its execution needs.
 
-    ``source``: what the plan starts from, an image uint8 [H, W, 3] or latents float32 [C, h, w]; None for noise.
+    ``source``: what the plan starts from, an image uint8 [H, W, 3] or latents float32 [C, h, w]; None for noise. An
+    image that is to be refined may be given as its finished latents.
     ``keep``: what the cache should have of it. ``suffix``: see ``traffic.Release``.
     """
 
@@ -107,7 +108,9 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         **_addon_parameters(job.request),
     }
     pipeline = _pipeline(job)
+    finished = job.keep is not None and job.keep.finished
     wanted = [pipeline.image, *_OUTPUTS, *(["captured_latents"] if job.capture_steps else [])]
+    wanted += ["latents"] if finished else []
     wanted += ["lora_steps"] if job.request.loras else []
     wanted += ["controlnet_steps"] if job.request.controlnets else []
     inputs = {**_inputs(job.request, job.sampling), **pipeline.inputs}
@@ -126,10 +129,18 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         started_ns=started_ns,
         finished_ns=finished_ns,
         painted_ns=time.monotonic_ns(),
-        captured=Captured(job.capture_steps, outputs["captured_latents"][0]) if job.capture_steps else None,
+        captured=_captured(job, outputs),
         lora_steps=_integers(outputs, "lora_steps"),
         controlnet_steps=_integers(outputs, "controlnet_steps"),
     )
+
+
+def _captured(job: Job, outputs: Mapping[str, np.ndarray]) -> Captured | None:
+    """What of the latents is to be kept."""
+    steps, states = job.capture_steps, [outputs["captured_latents"][0]] if job.capture_steps else []
+    if "latents" in outputs:
+        steps, states = (*steps, job.sampling.num_inference_steps), [*states, outputs["latents"]]
+    return Captured(steps, np.concatenate(states)) if states else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +154,9 @@ class _Pipeline:
 
 def _pipeline(job: Job) -> _Pipeline:
     match job.plan.start, job.source:
+        case CachedImage(_, skip), np.ndarray() as latents if latents.dtype == np.float32:
+            inputs = {"image_latents": latents[None], "start_step": _batch([skip], np.int32)}
+            return _Pipeline(f"{job.painter}_resume", "image", inputs)
         case CachedImage(_, skip), np.ndarray() as image:
             inputs = {"image": image[None], "start_step": _batch([skip], np.int32)}
             return _Pipeline(f"{job.painter}_refine", "refined_image", inputs)

@@ -14,7 +14,7 @@ from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.costs import Costs
 from underpaint.front_door.gathering import Patience, absence_after
 from underpaint.front_door.registry import Visit
-from underpaint.policies import CachedLatents, Noise, Plan
+from underpaint.policies import CachedImage, Finished, Noise, Plan
 from underpaint.policies.plan import Reused
 
 
@@ -32,8 +32,10 @@ class Sources:
     def __init__(self, cache: CacheClient, costs: Costs, patience: Patience, complaints: Complaints) -> None:
         self._cache, self._costs, self._patience, self._complaints = cache, costs, patience, complaints
 
-    async def fetch(self, plan: Plan, sampling: Sampling, visit: Visit) -> np.ndarray | None:
+    async def fetch(self, plan: Plan, sampling: Sampling, autoencoder: str, visit: Visit) -> np.ndarray | None:
         """What ``plan`` starts from: an image, uint8 [H, W, 3], or latents, float32 [C, h, w]; None for noise.
+
+        ``autoencoder``: the painter's, whose finished latents do as well as an image that is to be refined.
 
         Raises:
             SourceLost: it has been evicted, did not come in time, or cannot be painted from.
@@ -44,7 +46,7 @@ class Sources:
         within_s = self._patience.when_painting_takes(self._costs.painting_s(plan.variant, sampling)).fetch_s
         try:
             with visit.timed("fetch"):
-                source = await self._fetch(start, within_s)
+                source = await self._fetch(start, autoencoder, within_s)
         except NotFound as evicted:
             raise SourceLost(Absence(Miss.GONE)) from evicted
         except Exception as error:  # whatever it is, the request can be served without the cache
@@ -56,12 +58,17 @@ class Sources:
             raise SourceLost(Absence(Miss.BROKEN, f"entry {start.entry.entry_id} is broken"))
         return source
 
-    async def _fetch(self, start: Reused, within_s: float) -> np.ndarray:
-        if not isinstance(start, CachedLatents):
-            return await self._cache.image(start.entry.entry_id, within_s)
+    async def _fetch(self, start: Reused, autoencoder: str, within_s: float) -> np.ndarray:
+        entry_id = start.entry.entry_id
+        if isinstance(start, Finished):
+            return await self._cache.start(entry_id, "", within_s)
+        if isinstance(start, CachedImage):
+            return await self._cache.start(entry_id, autoencoder, within_s)
+        if self._cache.has_latents(entry_id, start.step):
+            return await self._cache.latents(entry_id, start.step, within_s)
         started_s = time.monotonic()
         try:
-            return await self._cache.latents(start.entry.entry_id, start.step, within_s)
+            return await self._cache.latents(entry_id, start.step, within_s)
         finally:
             self._costs.fetch((time.monotonic() - started_s) * 1e3)
 

@@ -17,7 +17,7 @@ PUBLISHED = Thresholds.of((0.30, 0.6), (0.29, 0.5), (0.28, 0.3), (0.27, 0.2), (0
 
 class Modm(Policy):
     name = "modm"
-    needs = Needs(matches=Query(Space.IMAGE, Reuse.IMAGE))
+    needs = Needs(matches=Query(Space.IMAGE, Reuse.IMAGE, refined=True))
 
     def thresholds(self, settings: Settings) -> Thresholds:
         return settings.calibration.modm if settings.calibration else NEVER
@@ -29,7 +29,12 @@ class Modm(Policy):
         return Plan(settings.refiner, CachedImage(source, skip))
 
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
-        return Keep() if settings.keep_small or plan.variant == settings.large else None
+        """Not what hardly differs from the entry that it was made from: whoever finds the one finds the other."""
+        if not settings.keep_small and plan.variant != settings.large:
+            return None
+        if isinstance(plan.start, CachedImage) and 2 * plan.skipped > settings.refinement(request, plan.variant):
+            return None
+        return Keep(finished=settings.shares_latents(plan.variant))
 
     def source(self, evidence: Evidence) -> Match | None:
         """The entry to refine, should the best match be similar enough."""

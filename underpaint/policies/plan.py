@@ -82,9 +82,13 @@ class Escalation:
 
 @dataclass(frozen=True)
 class Keep:
-    """What of a painting the cache should keep: its image, and its latents as they were before each of ``steps``."""
+    """What of a painting the cache should keep: its image, and its latents as they were before each of ``steps``.
+
+    ``finished``: its finished latents as well, which a refinement can start from without encoding the image again.
+    """
 
     steps: tuple[int, ...] = ()
+    finished: bool = False
 
 
 # Verdicts -------------------------------------------------------------------------------------------------------
@@ -127,6 +131,7 @@ class Settings:
         policy: of a request that does not name one.
         default_steps: denoising steps of a request that does not say how many, by variant.
         refine_steps: of the run that its refinement of a cached image is the end of, where that is another.
+        autoencoders: hashes by variant; between equal ones latents can be handed on.
         calibration: how similar is similar enough; without it nothing is ever read from the cache.
         uncalibrated: why there is none, for people.
         max_generation: where reuse ends. An image painted from noise is of generation 0, one made from it of 1, and
@@ -150,6 +155,7 @@ class Settings:
     policy: str = "vanilla"
     default_steps: Mapping[str, int] = field(default_factory=dict)
     refine_steps: Mapping[str, int] = field(default_factory=dict)
+    autoencoders: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
     uncalibrated: str = ""
     max_generation: int = 4
@@ -189,6 +195,7 @@ class Settings:
         return cls(
             default_steps={name: variant.num_inference_steps for name, variant in deployment.variants.items()},
             refine_steps={name: variant.refinement_steps for name, variant in deployment.variants.items()},
+            autoencoders={name: variant.autoencoder for name, variant in deployment.variants.items()},
             calibration=None if uncalibrated else calibration,
             uncalibrated=uncalibrated,
             unscored=unscored,
@@ -214,6 +221,11 @@ class Settings:
     def refinement(self, request: GenerateRequest, variant: str) -> int:
         """How many steps the run has that ``variant`` does the end of, when it refines a cached image."""
         return request.num_inference_steps or self.refine_steps.get(variant) or self.default_steps[variant]
+
+    def shares_latents(self, variant: str) -> bool:
+        """Whether the refiner can start from finished latents of ``variant``."""
+        own = self.autoencoders.get(variant, "")
+        return own != "" and own == self.autoencoders.get(self.refiner)
 
     def to_run(self, request: GenerateRequest, plan: Plan) -> int:
         """How many steps a plan leaves to be run."""
