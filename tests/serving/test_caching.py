@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.http as httpclient
 
+from tests.serving.lora_files import write_lora
 from tests.serving.triton_calls import PROMPT, generate, generate_all, post
 from underpaint.deployment import Deployment
 from underpaint.policies import Calibration, Thresholds
@@ -113,6 +114,19 @@ def test_retrieval_gives_the_very_same_image(calibrated: Any, tenant: str) -> No
     np.testing.assert_array_equal(again, first)
     _, other = paint(calibrated, tenant, policy="retrieval", prompt=SIMILAR)
     assert (other["start"], other["miss"]) == ("noise", "declined")
+
+
+def test_what_a_lora_painted_is_not_for_the_file_that_replaces_it(
+    calibrated: Any, repository: Path, tenant: str
+) -> None:
+    store = repository.parent / "addons" / "lora"
+    styled = {"policy": "retrieval", "lora": "styled", "cache": "read"}
+    write_lora(store, repository, "styled", seed=30, variant="tiny-l")
+    paint(calibrated, tenant, **{**styled, "cache": "readwrite"})
+    until(lambda: paint(calibrated, tenant, **styled)[1]["start"] == "finished")
+    write_lora(store, repository, "styled", seed=31, variant="tiny-l")
+    _, outcome = paint(calibrated, tenant, **styled)
+    assert (outcome["start"], outcome["miss"]) == ("noise", "empty")
 
 
 @pytest.mark.parametrize("policy", ["modm", "nirvana", "retrieval"])

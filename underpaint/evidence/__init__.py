@@ -129,6 +129,7 @@ class Evidence:
         stranger: an entry chosen without regard to the prompt.
         router_score: the chance, 0 to 1, that the small variant fails at the prompt; None where nobody asked, or the
             router did not answer in time.
+        add_ons: the request's LoRAs and ControlNets by name, strength and file, for the scope of what is reused.
     """
 
     in_flight: int
@@ -139,6 +140,7 @@ class Evidence:
     absence: Absence | None = None
     stranger: Match | None = None
     router_score: float | None = None
+    add_ons: tuple[str, ...] = ()
 
     @property
     def best(self) -> Match | None:

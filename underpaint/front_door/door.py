@@ -42,6 +42,7 @@ from underpaint.front_door.memory import Memory
 from underpaint.front_door.pipelines import Job, Painting, paint
 from underpaint.front_door.registry import Registry, Visit
 from underpaint.front_door.reply import Reply, reply_to
+from underpaint.front_door.scopes import Hashes
 from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.sources import SourceLost, Sources
 from underpaint.front_door.tally import Tally
@@ -89,8 +90,10 @@ class FrontDoor:
         limits: DoorLimits | None = None,
         settings: Settings | None = None,
         log: Callable[[str], None] = _log.warning,
+        hashes: Hashes | None = None,
     ) -> None:
-        """Without ``settings`` nothing is calibrated. ``log`` gets a line now and then when something is wrong."""
+        """Without ``settings`` nothing is calibrated. ``log`` gets a line now and then when something is wrong.
+        ``hashes``: of the add-ons' files."""
         self._traffic, self._transport = Traffic(Release(deployment, settings or Settings.of(deployment))), transport
         self._limits = limits or DoorLimits()
         self._registry = Registry(self._limits.capacity)
@@ -103,7 +106,7 @@ class FrontDoor:
         embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
         foresight = Foresight(self.tally)
         self._scoring = Scoring(transport, deployment.family, self.tally, complaints, patience.score_s)
-        self._gatherer = Gatherer(embedders, foresight, cache, self._costs, patience, complaints, self._scoring)
+        self._gatherer = Gatherer(embedders, foresight, cache, self._costs, patience, complaints, self._scoring, hashes)
         self._sources = Sources(cache, self._costs, patience, complaints)
         self._memory = Memory(embedders, cache, self.tally, complaints)
         self._trial = Trial(self.tally, self._scoring if deployment.discriminator else None, complaints)

@@ -8,6 +8,7 @@ Where the second chain ends early, the evidence says why, and the request is ser
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,7 @@ from underpaint.front_door.embedders import Embedders
 from underpaint.front_door.foresight import Foresight
 from underpaint.front_door.hurry import TooSlow
 from underpaint.front_door.registry import Visit
-from underpaint.front_door.scopes import scope_of
+from underpaint.front_door.scopes import Hashes, add_ons, scope_of
 from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.traffic import Release
 from underpaint.policies import Policy, Thresholds
@@ -98,7 +99,9 @@ class Gatherer:
         patience: Patience,
         complaints: Complaints,
         scoring: Scoring,
+        hashes: Hashes | None = None,
     ) -> None:
+        self._hashes = hashes
         self._embedders, self._foresight, self._cache = embedders, foresight, cache
         self._costs, self._patience, self._complaints, self._scoring = costs, patience, complaints, scoring
 
@@ -108,11 +111,19 @@ class Gatherer:
         """What ``policy`` needs to know. What cannot be found out is missing, with the reason; that is no error."""
         routed = policy.needs.router and request.variant is None
         score = await self._scoring.route(request, visit) if routed else None
-        evidence = await self._gather(policy, request, release, visit, in_flight)
-        return replace(evidence, router_score=score)
+        has_any = request.lora or request.controlnet
+        named = await asyncio.to_thread(add_ons, request, self._hashes) if has_any else ()
+        evidence = await self._gather(policy, request, release, visit, in_flight, named)
+        return replace(evidence, router_score=score, add_ons=named)
 
     async def _gather(
-        self, policy: Policy, request: GenerateRequest, release: Release, visit: Visit, in_flight: int
+        self,
+        policy: Policy,
+        request: GenerateRequest,
+        release: Release,
+        visit: Visit,
+        in_flight: int,
+        named: tuple[str, ...],
     ) -> Evidence:
         """What costs nothing, and what the cache has."""
         if request.reproducible:  # the same at all times, and so is the plan
@@ -121,7 +132,7 @@ class Gatherer:
         if policy.needs.matches is None:
             return evidence
         try:
-            search = self._search(policy, request, release)
+            search = self._search(policy, request, release, named)
             with visit.timed("embed"):
                 embedding = await self._embedders.text(request.prompt, search.patience.embed_s)
             evidence = replace(evidence, embedding=embedding)
@@ -133,7 +144,7 @@ class Gatherer:
             self._complaints.about("cache", str(error))
             return evidence.without_matches(absence_after(error))
 
-    def _search(self, policy: Policy, request: GenerateRequest, release: Release) -> Search:
+    def _search(self, policy: Policy, request: GenerateRequest, release: Release, named: tuple[str, ...]) -> Search:
         """What to look for, if there is any point in it. Raises NoMatches."""
         deployment, settings = release.deployment, release.settings
         query, thresholds = policy.needs.matches, policy.thresholds(settings)
@@ -149,7 +160,7 @@ class Gatherer:
             raise NoMatches(Miss.UNFIT) from misfit
         return Search(
             space=query.space,
-            scope=scope_of(query.reuse, deployment, variant.name, request, sampling),
+            scope=scope_of(query.reuse, deployment, variant.name, request, sampling, named),
             reach=thresholds.reach,
             top_k=_TOP_K[query.reuse],
             max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise

@@ -92,7 +92,8 @@ def _outcome(
 
 
 def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment) -> Keepsake:
-    scopes = {reuse: scope_of(reuse, deployment, job.plan.variant, job.request, job.sampling) for reuse in Reuse}
+    variant, add_ons = job.plan.variant, evidence.add_ons
+    scopes = {reuse: scope_of(reuse, deployment, variant, job.request, job.sampling, add_ons) for reuse in Reuse}
     entry = Entry(
         prompt=outcome.prompt,
         tenant=job.request.tenant,

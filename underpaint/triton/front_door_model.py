@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from underpaint.addons.hashes import AddonHashes
+from underpaint.addons.location import lora_sources
 from underpaint.cache.location import default_store
 from underpaint.errors import InvalidArgument, Unavailable
 from underpaint.front_door.door import FrontDoor
@@ -47,6 +49,7 @@ class FrontDoorModel:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="front-door", daemon=True)
         self._thread.start()
+        self._repository = model.folder.parents[1]
         self._files = TrafficFiles(model.folder, default_store())
         self._door = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         self._metrics = DoorMetrics(model.name, self._door.tally)
@@ -78,7 +81,8 @@ class FrontDoorModel:
             log_warning(f"policies that reuse what was painted find nothing: {settings.uncalibrated}")
         if settings.unscored:
             log_warning(f"cascades do what they can: {settings.unscored}")
-        door = FrontDoor(traffic.stable.deployment, self._transport, settings=settings, log=log_warning)
+        deployment, hashes = traffic.stable.deployment, AddonHashes(self._repository, lora_sources(self._repository))
+        door = FrontDoor(deployment, self._transport, settings=settings, log=log_warning, hashes=hashes)
         door.adopt(traffic)
         return door
 

@@ -7,14 +7,14 @@ loads: ``addons/lora/<name>.safetensors``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from underpaint.build.autoencoders import normalise
@@ -110,6 +110,11 @@ class AddonTask:
         self.keys = list(factors)
         self.modules = nn.ModuleDict({"factors": nn.ParameterList(factors.values())})
 
+    @torch.no_grad()
+    def take_up(self, saved: Mapping[str, torch.Tensor]) -> None:
+        for key, factor in zip(self.keys, self.modules["factors"].parameters(), strict=True):
+            factor.copy_(saved[key])
+
     def loss(self, step: int) -> torch.Tensor:
         rows = torch.randint(len(self._examples.latents), (BATCH,))
         dropped = torch.rand(BATCH, 1) < CAPTION_DROPOUT
@@ -135,16 +140,20 @@ def train_addon(
     recipe: Recipe,
     scenes: int = 3000,
     fresh: bool = False,
+    from_exported: bool = False,
 ) -> Path:
-    """Train a LoRA for what is exported of ``base``, going on from its checkpoint; returns its file in ``store``."""
+    """Train a LoRA for what is exported of ``base``, going on from its checkpoint, or ``from_exported`` without one
+    from its file in ``store``; returns that file."""
     if base.prediction != "flow_prediction":
         raise InvalidArgument.of("base", base.name, "a variant that learnt a flow")
     torch.manual_seed(recipe.seed)
     variant = load_variant(repository, base)
     task = AddonTask(shape, variant, draw_examples(shape, variant, repository, scenes), base.high_noise_share)
+    path = store / f"{shape.name}.safetensors"
+    if from_exported:
+        task.take_up(load_file(path))
     trained = train(task, recipe, out / f"lora-{base.name}-{shape.name}.pt", fresh)
     log.info("%s: %d steps, loss %.4f", shape.name, trained.progress.step, trained.progress.recent_loss)
-    path = store / f"{shape.name}.safetensors"
     store.mkdir(parents=True, exist_ok=True)
     averaged = zip(task.keys, trained.average["factors"].parameters(), strict=True)
     save_file({key: each.detach().half().contiguous() for key, each in averaged}, path, {"underpaint.base": base.name})

@@ -180,7 +180,8 @@ def train_addons(workshop: Workshop) -> None:
     recipe = workshop.recipe("addons", decay_share=0.6, average_decay=0.99)
     store = workshop.repository.absolute().parent / "addons" / "lora"
     for shape in ADDONS.values():
-        train_addon(shape, VARIANTS[ADDON_BASE], workshop.repository, workshop.out, store, recipe, fresh=workshop.fresh)
+        base, told = VARIANTS[ADDON_BASE], {"fresh": workshop.fresh, "from_exported": workshop.from_exported}
+        train_addon(shape, base, workshop.repository, workshop.out, store, recipe, **told)
 
 
 def train_controlnets(workshop: Workshop) -> None:
