@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from underpaint.build.export import Sizes, export
 from underpaint.build.graph import Extent
+from underpaint.build.graph_fusions import FOR_CPU, FOR_GPU
 from underpaint.build.networks.unet import UNetGraph
 
 _PIXELS = 8  # of a latent, in each direction
@@ -61,10 +65,11 @@ MINIATURES = (
 
 
 def make(architecture: Architecture, device: str) -> UNetGraph:
-    """A UNet with random weights, half precision on a GPU."""
+    """A UNet with random weights, drawn on the device; half precision on a GPU."""
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(in_channels=4, out_channels=4, **architecture.config).eval()
-    return UNetGraph(unet.to(device, torch.float16 if device == "cuda" else torch.float32), _PIXELS)
+    with torch.device(device):
+        unet = UNet2DConditionModel(in_channels=4, out_channels=4, **architecture.config).eval()
+    return UNetGraph(unet.to(torch.float16 if device == "cuda" else torch.float32), _PIXELS).eval()
 
 
 def inputs(graph: UNetGraph, architecture: Architecture, size: int, batch: int) -> dict[str, torch.Tensor]:
@@ -72,7 +77,16 @@ def inputs(graph: UNetGraph, architecture: Architecture, size: int, batch: int) 
     return graph.examples(Extent(size, size, batch=batch, tokens=architecture.tokens))
 
 
-def to_onnx(graph: UNetGraph, architecture: Architecture, size: int, folder: Path) -> Path:
-    """The same as ``underpaint build`` exports it, for one size and any batch."""
-    export(graph.cpu(), folder, Sizes(((size, size),), _PIXELS), architecture.tokens)
+def flop(graph: UNetGraph, given: Mapping[str, torch.Tensor], device: str) -> int:
+    """Of one call, counted by torch; attention as the products that it consists of."""
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        graph(*(tensor.to(device) for tensor in given.values()))
+    return int(counter.get_total_flops())
+
+
+def to_onnx(graph: UNetGraph, architecture: Architecture, sizes: Sequence[int], folder: Path) -> Path:
+    """As ``underpaint build`` exports it for a GPU, for all sizes and any batch. The network is on the CPU then."""
+    on_gpu = next(graph.parameters()).is_cuda
+    squares = Sizes(tuple((size, size) for size in sizes), _PIXELS)
+    export(graph.cpu(), folder, squares, architecture.tokens, rewrites=FOR_GPU if on_gpu else FOR_CPU)
     return folder / "model.onnx"
