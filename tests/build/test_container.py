@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -44,6 +45,12 @@ def test_everything_that_the_package_is_made_of_is_copied() -> None:
 def test_it_runs_what_the_launcher_prints() -> None:
     (command,) = arguments("CMD")
     assert " ".join(json.loads(command)) == native_line(ServerOptions(Path("/models")), ["*"]).replace("'", "")
+
+
+def test_its_health_is_that_of_all_models() -> None:
+    kind, *command = COMPOSE["services"]["serve"]["healthcheck"]["test"]
+    assert (kind, command[:2]) == ("CMD", ["python3", "-m"])
+    assert find_spec(command[2]) is not None
 
 
 def test_compose_serves_the_repository_that_is_committed() -> None:
