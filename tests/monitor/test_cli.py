@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,12 @@ def test_there_is_only_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with filelock.FileLock(tmp_path / "monitor.lock"):
         assert run(tmp_path) == 2
     assert "another monitor" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run(tmp_path, "--metrics-port", str(taken.getsockname()[1])) == 2
+    assert "metrics-port" in capsys.readouterr().err
 
 
 def test_a_profile_of_other_models_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,7 @@ def test_a_random_mix_may_be_no_mix(share: float, variant: str) -> None:
         ("max_generation", 0),
         ("defer_share", 1.01),
         ("hard_share", -0.01),
+        ("slo_ms", 0),
         ("confidence_threshold", 1.5),
         ("router_threshold", -0.5),
         ("router_threshold", float("nan")),
