@@ -19,6 +19,7 @@ from underpaint.bench.quality import (
     quality_ratios,
     ratio,
     sharing,
+    unread,
 )
 from underpaint.bench.workload import workload
 from underpaint.build.tiny.judge import judge
@@ -59,6 +60,7 @@ def test_pictures_of_something_else_are_worse_in_every_way() -> None:
 def test_beside_itself_everything_is_one() -> None:
     truth = renders()
     judged = examine(Gallery(ITEMS, truth.pictures, ["same"] * len(ITEMS)), FakeEmbedder())
+    assert quality(judged, unread(renders(), FakeEmbedder())) == quality(judged, examine(renders(), FakeEmbedder()))
     ratios = quality_ratios(judged, judged, examine(renders(), FakeEmbedder()))
     assert ratios.accuracy == ratios.accuracy_low == ratios.accuracy_high == ratios.clip == ratios.diversity == 1
 

@@ -126,6 +126,12 @@ def examine(gallery: Gallery, embedder: Embedder | None, name: str = "pictures")
     return Judged(gallery, accuracy, all_right, np.einsum("nd,nd->n", embeddings, captions), embeddings)
 
 
+def unread(gallery: Gallery, embedder: Embedder | None) -> Judged:
+    """For FID alone, which asks no judge: pictures that are embedded at most."""
+    unknown = np.full(len(gallery.items), np.nan)
+    return Judged(gallery, unknown, unknown, None, None if embedder is None else embedder.images(gallery.pictures))
+
+
 def read_all(pictures: np.ndarray, scenes: Sequence[Scene], name: str) -> list[Verdict]:
     """What the judge says of pictures, uint8 [N, 64, 64, 3], with a progress bar: it reads some 60 a second."""
     verdicts: list[Verdict] = []

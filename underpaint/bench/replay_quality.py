@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from underpaint.bench.quality import Embedder, Gallery, examine, fresh_renders, quality
+from underpaint.bench.quality import Embedder, Gallery, examine, fresh_renders, quality, unread
 from underpaint.bench.replay import Replay
 
 
@@ -36,7 +36,7 @@ def judge_replay(replay: Replay, embedder: Embedder | None) -> dict[str, Worth]:
             continue
         items = [item for item, _ in served]
         judged = examine(Gallery(items, np.stack([image for _, image in served]), [None] * len(items)), embedder, name)
-        renders = examine(fresh_renders(items, seed=0), embedder, "renders")
+        renders = unread(fresh_renders(items, seed=0), embedder)
         found = quality(judged, renders)
         worth[name] = Worth(found.all_right, found.accuracy, found.fid)
     return worth
