@@ -670,7 +670,7 @@ def test_hits_misses_and_steps_are_counted() -> None:
 
     tally = run(scenario()).tally
     assert tally.requests == {("modm",): 3, ("nirvana",): 1, ("vanilla",): 1}
-    assert tally.hits == {("modm",): 2}
+    assert tally.hits == {("modm", "6"): 2}
     assert tally.misses == {("nirvana", "declined"): 1, ("modm", "unavailable"): 1}
     assert tally.steps_skipped["modm", "little"] == 12
     assert tally.steps_run == {
@@ -679,6 +679,42 @@ def test_hits_misses_and_steps_are_counted() -> None:
         ("vanilla", "big"): 25,
         ("modm", "big"): 25,
     }
+
+
+def test_a_share_of_the_hits_is_painted_in_full_as_well() -> None:
+    server = knowing(a_match(0.85))
+
+    async def scenario(share: float) -> FrontDoor:
+        door = open_door(server, replace(CALIBRATED, shadow_share=share))
+        for policy in ("modm", "vanilla"):
+            door.remember(await door.serve(circle(policy, deadline_ms=60_000)))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        return door
+
+    assert run(scenario(0.0)).tally.shadows == {}
+    before = len(server.calls)
+    tally = run(scenario(1.0)).tally
+    hit, plain, full = server.calls[before:]
+    assert [call.model for call in (hit, plain, full)] == ["little_refine", "big", "big"]
+    assert full.inputs["seed"].item() == 4
+    text = vector("a red circle")
+    expected = [round(float(text @ vector(f"image {number}")), 4) for number in (before + 1, before + 3)]
+    assert tally.shadows == {("modm",): 1}
+    assert [tally.shadow_agreement["modm", start] for start in ("cache", "noise")] == pytest.approx(expected)
+
+
+def test_a_shadow_that_fails_costs_a_log_line() -> None:
+    server = knowing(a_match(0.85), failures={"embed_image": Internal("no")})
+
+    async def scenario() -> FrontDoor:
+        door = open_door(server, replace(CALIBRATED, shadow_share=1.0))
+        door.remember(await door.serve(circle("modm")))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        return door
+
+    assert run(scenario()).tally.shadows == {} and server.cache.log == ["shadow: no"]
 
 
 def test_new_settings_hold_from_the_next_request_on() -> None:

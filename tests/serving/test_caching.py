@@ -158,7 +158,7 @@ def test_hits_and_misses_are_counted(calibrated: Any, tenant: str) -> None:
     def counted() -> bool:
         with urllib.request.urlopen(calibrated.metrics_url) as response:
             text = response.read().decode()
-        return 'underpaint_door_hits_total{model="generate",policy="modm"}' in text
+        return 'underpaint_door_hits_total{model="generate",policy="modm",skipped="' in text
 
     until(counted)
 

@@ -157,6 +157,7 @@ class _Stored:
     def entries(self, scope: int, image: np.ndarray, steps: Sequence[int]) -> list[NewEntry]:
         tenant = f"tenant-{scope}"
         side = len(image)
+        image_scope = _scope(scope)
         latents_scope = LatentsScope(tenant, "none", "none", "ddim", 50, side, side, "float32", 3.0).key()
         return [
             NewEntry(
@@ -167,7 +168,7 @@ class _Stored:
                 image=image,
                 image_embedding=self.images[number],
                 text_embedding=self.texts[number],
-                image_scope=_scope(scope),
+                image_scope=image_scope,
                 num_inference_steps=50,
                 latents_scope=latents_scope if steps else None,
                 latents={step: np.zeros((4, side // 4, side // 4), np.float32) for step in steps},

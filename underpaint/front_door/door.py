@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -44,6 +45,7 @@ from underpaint.front_door.registry import Registry, Visit
 from underpaint.front_door.reply import Reply, reply_to
 from underpaint.front_door.scopes import Hashes
 from underpaint.front_door.scoring import Scoring
+from underpaint.front_door.shadow import Shadow
 from underpaint.front_door.sources import SourceLost, Sources
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.traffic import Release, Traffic
@@ -109,6 +111,7 @@ class FrontDoor:
         self._gatherer = Gatherer(embedders, foresight, cache, self._costs, patience, complaints, self._scoring, hashes)
         self._sources = Sources(cache, self._costs, patience, complaints)
         self._memory = Memory(embedders, cache, self.tally, complaints)
+        self._shadow = Shadow(self._image_of, embedders, self.tally, complaints)
         self._trial = Trial(self.tally, self._scoring if deployment.discriminator else None, complaints)
 
     async def serve(self, request: GenerateRequest, hung_up: Callable[[], bool] = lambda: False) -> Reply:
@@ -133,6 +136,11 @@ class FrontDoor:
             self._memory.remember(reply.keepsake)
         if reply.exhibit is not None:
             self._trial.exhibit(reply.exhibit)
+        if reply.hit is not None and random.random() < self._traffic.stable.settings.shadow_share:
+            self._shadow.cast(reply.hit)
+
+    async def _image_of(self, request: GenerateRequest) -> np.ndarray:
+        return (await self.serve(request)).image
 
     async def drain(self, within_s: float) -> None:
         """Wait until all that is to be remembered is, before the door closes."""

@@ -15,6 +15,7 @@ from underpaint.front_door.outcome import ControlNetUse, First, LoraUse, Outcome
 from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
+from underpaint.front_door.shadow import Hit
 from underpaint.front_door.trial import Exhibit
 from underpaint.policies import Finished, Noise, Policy
 from underpaint.policies.admission import Downgrade
@@ -28,6 +29,7 @@ class Reply:
     outcome: Outcome
     keepsake: Keepsake | None = None
     exhibit: Exhibit | None = None
+    hit: Hit | None = None
 
 
 def reply_to(
@@ -43,7 +45,8 @@ def reply_to(
     """Everything that happened to a request, in one place."""
     outcome = _outcome(visit, policy, evidence, job, painting, deployment, cascade, downgrade)
     keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
-    return Reply(painting.image, outcome, keepsake)
+    hit = Hit(job.request, policy.name, painting.image) if outcome.source else None
+    return Reply(painting.image, outcome, keepsake, hit=hit)
 
 
 def _outcome(

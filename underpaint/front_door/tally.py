@@ -24,7 +24,13 @@ class Tally:
 
     arrivals: Counts = field(default_factory=Counter, metadata=_says("Requests that came and made sense", "policy"))
     requests: Counts = field(default_factory=Counter, metadata=_says("Requests answered with an image", "policy"))
-    hits: Counts = field(default_factory=Counter, metadata=_says("Requests that started from the cache", "policy"))
+    hits: Counts = field(
+        default_factory=Counter,
+        metadata=_says("Requests that started from the cache, by how many steps that saved", "policy", "skipped"),
+    )
+    fetch_seconds: Counts = field(
+        default_factory=Counter, metadata=_says("Time that hits spent on fetching what they start from", "policy")
+    )
     misses: Counts = field(
         default_factory=Counter, metadata=_says("Requests that did not, although their policy can", "policy", "reason")
     )
@@ -41,6 +47,13 @@ class Tally:
         default_factory=Counter, metadata=_says("Lookups not made because no match was expected")
     )
     remembered: Counts = field(default_factory=Counter, metadata=_says("Images offered to the cache", "result"))
+    shadows: Counts = field(
+        default_factory=Counter, metadata=_says("Hits that were painted in full as well, to compare", "policy")
+    )
+    shadow_agreement: Counts = field(
+        default_factory=Counter,
+        metadata=_says("The sum of their cosines to the prompt, from the cache and from noise", "policy", "start"),
+    )
     scores: Counts = field(
         default_factory=Counter, metadata=_says("Scores up to le of difficulty or confidence", "score", "le")
     )
@@ -89,7 +102,8 @@ class Tally:
         """A request has been answered."""
         self.requests[outcome.policy,] += 1
         if outcome.source is not None:
-            self.hits[outcome.policy,] += 1
+            self.hits[outcome.policy, str(outcome.steps_skipped)] += 1
+            self.fetch_seconds[outcome.policy,] += round(outcome.timings_ms.fetch / 1e3, 6)  # type: ignore[assignment]
         elif outcome.miss is not None:
             self.misses[outcome.policy, outcome.miss] += 1
         if outcome.escalated_from is not None:

@@ -138,6 +138,7 @@ class Settings:
             so on; 1 forbids to make anything from what was itself made from something.
         keep_small: whether MoDM keeps the small variant's images too (its *cache-all*) or not (*cache-large*).
         small_share: of the requests under ``random-mix``, how many the small variant paints.
+        shadow_share: of the hits, how many are painted in full as well once they are answered, to compare.
         predict: whether Nirvana asks its match predictor before it looks anything up.
         confidence_threshold: under a cascade, an image is painted again where the discriminator's score is below.
         router_threshold: HADIS has the large variant paint at once where the router's score is as high.
@@ -161,6 +162,7 @@ class Settings:
     max_generation: int = 4
     keep_small: bool = True
     small_share: float = 0.5
+    shadow_share: float = 0.0
     predict: bool = True
     confidence_threshold: float | None = None
     router_threshold: float | None = None
@@ -175,7 +177,7 @@ class Settings:
         object.__setattr__(self, "refiner", self.refiner or self.small)
         if self.max_generation < 1:
             raise InvalidArgument.of("max_generation", self.max_generation, "1 or more")
-        for name in ("small_share", "defer_share", "hard_share"):
+        for name in ("small_share", "shadow_share", "defer_share", "hard_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidArgument.of(name, getattr(self, name), "a share, 0 to 1")
         if self.slo_ms is not None and self.slo_ms < 1:
