@@ -41,6 +41,7 @@ from underpaint.front_door.foresight import Foresight
 from underpaint.front_door.gathering import Gatherer, Patience
 from underpaint.front_door.memory import Memory
 from underpaint.front_door.pipelines import Job, Painting, paint
+from underpaint.front_door.pulse import Pulse
 from underpaint.front_door.registry import Registry, Visit
 from underpaint.front_door.reply import Reply, reply_to
 from underpaint.front_door.scopes import Hashes
@@ -102,6 +103,9 @@ class FrontDoor:
         self._painters = Turnstile(self._limits.concurrency)
         self._workload = Workload()
         self.denoisers = Denoisers(transport)
+        self._pulse = Pulse(
+            self.denoisers, self._registry, self._limits.heartbeat_every_s, self._limits.heartbeats_missed
+        )
         self.tally = Tally()
         self._attendant = Attendant(self.denoisers, self._limits.timeout_s, self._limits.attend_every_s)
         self._costs, complaints, patience = Costs(), Complaints(log), self._limits.patience
@@ -165,23 +169,8 @@ class FrontDoor:
             raise NotFound(f"request_id: no request {request_id!r} is being served")
 
     async def watch(self) -> None:
-        """Feel the pulse of every denoiser that owes an answer; runs for as long as the door is open.
-
-        A denoiser that is dead does not answer. One that has been replaced answers, but knows nothing of what its
-        predecessor was sent.
-        """
-        missed: dict[str, int] = {}
-        while True:
-            await asyncio.sleep(self._limits.heartbeat_every_s)
-            at_work = self._registry.variants_at_work()
-            missed = {variant: missed.get(variant, 0) for variant in at_work}
-            pulses = await asyncio.gather(*(self.denoisers.alive_since(variant) for variant in at_work))
-            for variant, alive_since_ns in zip(at_work, pulses, strict=True):
-                missed[variant] = missed[variant] + 1 if alive_since_ns is None else 0
-                if alive_since_ns is not None:
-                    self._registry.strand(variant, before_ns=alive_since_ns)
-                elif missed[variant] >= self._limits.heartbeats_missed:
-                    self._registry.strand(variant, before_ns=time.monotonic_ns())
+        """Look after those whose denoiser dies; runs for as long as the door is open."""
+        await self._pulse.feel()
 
     @property
     def in_flight(self) -> int:

@@ -43,26 +43,10 @@ def reply_to(
     downgrade: Downgrade | None,
 ) -> Reply:
     """Everything that happened to a request, in one place."""
-    outcome = _outcome(visit, policy, evidence, job, painting, deployment, cascade, downgrade)
-    keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
-    hit = Hit(job.request, policy.name, painting.image) if outcome.source else None
-    return Reply(painting.image, outcome, keepsake, hit=hit)
-
-
-def _outcome(
-    visit: Visit,
-    policy: Policy,
-    evidence: Evidence,
-    job: Job,
-    painting: Painting,
-    deployment: Deployment,
-    cascade: Cascade,
-    downgrade: Downgrade | None,
-) -> Outcome:
     sampling, start = job.sampling, job.plan.start
     steps_skipped = sampling.num_inference_steps - painting.steps_run
     absence, loras = _absence(policy, evidence, job), _loras(job, painting)
-    return Outcome(
+    outcome = Outcome(
         request_id=visit.request_id,
         prompt=job.request.prompt,
         negative_prompt=job.request.negative_prompt,
@@ -92,6 +76,9 @@ def _outcome(
         controlnets=_controlnets(job, painting),
         version=deployment.version,
     )
+    keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
+    hit = Hit(job.request, policy.name, painting.image) if outcome.source else None
+    return Reply(painting.image, outcome, keepsake, hit=hit)
 
 
 def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment) -> Keepsake:
