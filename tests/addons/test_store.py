@@ -55,6 +55,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     store = store_of(tmp_path, max_bytes=2 * size)
     for name in "abac":
         store.load(name).result(PATIENCE_S)
+    assert store.residents().evictions == 1
     assert store.load("a").done() and not store.load("b").done()
     assert store.residents().most_nbytes <= 2 * size
 

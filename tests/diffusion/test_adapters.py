@@ -123,8 +123,10 @@ def test_what_loads_late_joins_exactly_at_its_step(studio: Studio) -> None:
     time.sleep(0.05)
     assert studio.engine.peek("r7").step == 3  # type: ignore[union-attr]
     assert not studio.twin.calls
+    studio.clock.advance(2)
     late.set_result(Adaptation(("x",), own))
     trajectory = end_of(future)
+    assert future.result().held_ns == pytest.approx(2e9, rel=0.01)
     np.testing.assert_allclose(trajectory.sample, expected(painting, own, 3), atol=TOLERANCE)
     assert (trajectory.joined, trajectory.joined_at) == (("x",), 3)
 

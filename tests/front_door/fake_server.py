@@ -168,7 +168,7 @@ class FakeServer:
             raise Unavailable(f"{call.model} did not answer within {call.timeout_s:.1f} s") from None
         finally:
             del self._painting[call.request_id]
-        times = [arrived_ns, arrived_ns + 1_000_000, arrived_ns + 3_000_000]
+        times = [arrived_ns, arrived_ns + 1_000_000, arrived_ns + 3_000_000, 0]
         skipped = call.inputs["start_step"].item() if "start_step" in call.inputs else 0
         captured = call.inputs.get("capture_steps", np.empty((1, 0), np.int32))
         size = call.inputs["height"].item(), call.inputs["width"].item()

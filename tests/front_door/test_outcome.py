@@ -53,6 +53,7 @@ def test_the_report_is_readable_json() -> None:
         "route": 0.0,
         "judge": 0.0,
         "other": 0.0,
+        "held": 0.0,
     }
     assert raw["source"]["similarity"] == 0.75
     assert raw["warnings"] == ["prompt: 30 tokens"]

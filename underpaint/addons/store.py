@@ -26,6 +26,7 @@ class Residents:
     loads: int
     hits: int
     failures: int
+    evictions: int
 
 
 class LoraStore:
@@ -43,7 +44,7 @@ class LoraStore:
         self._max_bytes, self._limits = max_bytes, limits or Limits()
         self._residents: OrderedDict[str, tuple[str, Lora]] = OrderedDict()  # with the stamp of the file
         self._loading: dict[str, Future[Lora]] = {}
-        self._nbytes = self._most_nbytes = self._loads = self._hits = self._failures = 0
+        self._nbytes = self._most_nbytes = self._loads = self._hits = self._failures = self._evictions = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_LOADERS, thread_name_prefix="lora")
 
@@ -66,7 +67,7 @@ class LoraStore:
 
     def residents(self) -> Residents:
         with self._lock:
-            counts = (self._nbytes, self._most_nbytes, self._loads, self._hits, self._failures)
+            counts = (self._nbytes, self._most_nbytes, self._loads, self._hits, self._failures, self._evictions)
             return Residents(len(self._residents), *counts)
 
     def close(self) -> None:
@@ -93,6 +94,7 @@ class LoraStore:
         while self._nbytes > self._max_bytes and len(self._residents) > 1:
             _, (_, coldest) = self._residents.popitem(last=False)
             self._nbytes -= coldest.nbytes
+            self._evictions += 1
         self._most_nbytes = max(self._most_nbytes, self._nbytes)
 
 

@@ -74,12 +74,14 @@ class Report:
     times: Mapping[str, Times]
 
 
-def write_random_loras(folder: Path, layout: LoraLayout, count: int = DISTINCT, rank: int = RANK) -> list[str]:
-    """Files of LoRAs for the layers of attention, far too weak to be seen; their names."""
+def write_random_loras(
+    folder: Path, layout: LoraLayout, count: int = DISTINCT, ranks: Sequence[int] = (RANK,)
+) -> list[str]:
+    """Files of LoRAs for the layers of attention, far too weak to be seen, of these ranks in turn; their names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"bench-{i}" for i in range(count)]
     for seed, name in enumerate(names):
-        draw = np.random.default_rng(seed)
+        draw, rank = np.random.default_rng(seed), ranks[seed % len(ranks)]
         tensors = {}
         for layer in layout.layers[: layout.narrow]:
             stem, window = f"unet.{layer.name}", (1, 1) if layer.name.endswith(_CONVOLUTIONS) else ()

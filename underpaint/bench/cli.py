@@ -17,6 +17,7 @@ from underpaint.bench import (
     cache_cli,
     changes_cli,
     denoiser,
+    loras_cli,
     policies_cli,
     replay_cli,
     report,
@@ -64,6 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     validate_cli.add_parser(benches)
     soak_cli.add_parser(benches)
     addons_cli.add_parser(benches)
+    loras_cli.add_parser(benches)
 
 
 def run_denoiser(args: argparse.Namespace) -> int:

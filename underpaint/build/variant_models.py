@@ -169,7 +169,7 @@ def _denoiser(variant: VariantRecipe, shapes: Shapes, repository: Path) -> Model
     outputs = [
         mc.model_output("latents", "FP32", latents),
         mc.model_output("captured_latents", "FP32", [-1, *latents]),
-        mc.model_output("timings_ns", "INT64", [3]),
+        mc.model_output("timings_ns", "INT64", [4]),
         mc.model_output("progress", "INT32", [2]),
         mc.model_output("steps_run", "INT32", [1]),
         mc.model_output("lora_steps", "INT32", [-1]),

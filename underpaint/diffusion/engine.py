@@ -37,12 +37,14 @@ _PAUSE_AFTER_FAILURE_S = 0.2
 
 @dataclass(frozen=True)
 class Denoised:
-    """The end of a trajectory, and when it began and ended (monotonic nanoseconds)."""
+    """The end of a trajectory, when it began and ended (monotonic nanoseconds), and for how long it was held because
+    its LoRAs or ControlNets were still being loaded."""
 
     trajectory: Trajectory
     steps_run: int
     started_ns: int
     finished_ns: int
+    held_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class _Job:
     first_step: int = 0
     started_ns: int | None = None
     failing_since_ns: int | None = None
+    held_since_ns: int | None = None
+    held_ns: int = 0
 
 
 class Engine:
@@ -123,7 +127,7 @@ class Engine:
             self._batcher.add(ticket)
             self._jobs[ticket.request_id] = job
             if trajectory.held:
-                self._batcher.hold(ticket.request_id)
+                self._hold(job)
             self._changed.notify()
         if trajectory.joining is not None:
             trajectory.joining.adaptation.add_done_callback(partial(self._loaded, job))
@@ -232,7 +236,7 @@ class Engine:
             self._batcher.give_back(job.ticket for job in present)
             for job in present:
                 if job.trajectory.held:  # what it waits for may come at any time, but not before this lock is free
-                    self._batcher.hold(job.ticket.request_id)
+                    self._hold(job)
             if failure is not None:  # this thread pauses; without a failure it is back at once, and wakes others
                 self._changed.notify()
         return leaving
@@ -258,7 +262,8 @@ class Engine:
             job.future.set_exception(Internal("the model produced values that are not finite"))
         else:
             steps_run = len(trajectory.schedule) - job.first_step
-            job.future.set_result(Denoised(trajectory, steps_run, job.started_ns or 0, self._clock_ns()))
+            started_ns, finished_ns = job.started_ns or 0, self._clock_ns()
+            job.future.set_result(Denoised(trajectory, steps_run, started_ns, finished_ns, job.held_ns))
 
     def _loaded(self, job: _Job, loading: Future[Any]) -> None:
         """A request's LoRAs or ControlNets are there, or never will be, which ends it."""
@@ -269,12 +274,22 @@ class Engine:
             if failure is not None:
                 self._leave(job.ticket.request_id)
             if not job.trajectory.held:
-                self._batcher.release(job.ticket.request_id)
+                self._release(job)
             self._changed.notify()
         if failure is not None:
             job.future.set_exception(failure)
 
     # Bookkeeping, under the lock ------------------------------------------------------------------------------
+
+    def _hold(self, job: _Job) -> None:
+        self._batcher.hold(job.ticket.request_id)
+        job.held_since_ns = self._clock_ns()
+
+    def _release(self, job: _Job) -> None:
+        self._batcher.release(job.ticket.request_id)
+        if job.held_since_ns is not None:
+            job.held_ns += self._clock_ns() - job.held_since_ns
+            job.held_since_ns = None
 
     def _leave(self, request_id: str) -> _Job | None:
         self._batcher.discard(request_id)

@@ -15,7 +15,8 @@ class Timings:
     In the order in which a request goes through them: ``embed``: its prompt; ``lookup``: in the cache; ``fetch``: of
     what it starts from; ``admission``: waiting for the front door and planning, in between; ``encode``: tokenizer and
     text encoder; ``queue``: waiting for the first UNet call; ``denoise``: first to last step; ``decode``: latents to
-    pixels. Under a cascade also ``route``: the router; ``judge``: the discriminator; ``other``: a painting whose
+    pixels. ``held``: how much of queue and denoise it stood still until LoRAs or ControlNets had been loaded. Under a
+    cascade also ``route``: the router; ``judge``: the discriminator; ``other``: a painting whose
     image is not the one that is given, in all.
     """
 
@@ -31,6 +32,7 @@ class Timings:
     route: float = 0.0
     judge: float = 0.0
     other: float = 0.0
+    held: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Painting:
     ``image``: uint8 [H, W, 3]. ``prompt_tokens``: of the prompt and the negative prompt, before any was cut off. Times
     are monotonic nanoseconds: when the ensemble was called, when the denoiser got the request, began and ended it, and
     when the image was there. ``lora_steps``: before which step each LoRA of the request joined; -1: it never came.
-    ``controlnet_steps``: in how many steps each ControlNet acted.
+    ``controlnet_steps``: in how many steps each ControlNet acted. ``held_ns``: how long it waited for either.
     """
 
     image: np.ndarray
@@ -80,6 +80,7 @@ class Painting:
     captured: Captured | None = None
     lora_steps: tuple[int, ...] = ()
     controlnet_steps: tuple[int, ...] = ()
+    held_ns: int = 0
 
     @classmethod
     def finished(cls, image: np.ndarray) -> Painting:
@@ -119,7 +120,7 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
     if job.capture_steps:
         inputs["capture_steps"] = _batch(job.capture_steps, np.int32)
     outputs = await transport.infer(pipeline.model, inputs, wanted, errand.timeout_s, parameters)
-    arrived_ns, started_ns, finished_ns = (int(t) for t in outputs["timings_ns"].reshape(-1))
+    arrived_ns, started_ns, finished_ns, held_ns = (int(t) for t in outputs["timings_ns"].reshape(-1))
     return Painting(
         image=outputs[pipeline.image][0],
         prompt_tokens=tuple(int(count) for count in outputs["prompt_tokens"].reshape(2)),
@@ -128,6 +129,7 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         arrived_ns=arrived_ns,
         started_ns=started_ns,
         finished_ns=finished_ns,
+        held_ns=held_ns,
         painted_ns=time.monotonic_ns(),
         captured=_captured(job, outputs),
         lora_steps=_integers(outputs, "lora_steps"),

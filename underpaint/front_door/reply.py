@@ -180,6 +180,7 @@ def _timings(painting: Painting, visit: Visit, cascade: Cascade) -> Timings:
         admission=ms(painting.called_ns - visit.arrived_ns - (spent.total() - later_ns)),
         encode=ms(painting.arrived_ns - painting.called_ns),
         queue=ms(painting.started_ns - painting.arrived_ns),
+        held=ms(painting.held_ns),
         denoise=ms(painting.finished_ns - painting.started_ns),
         decode=ms(painting.painted_ns - painting.finished_ns),
         total=ms(painting.painted_ns - visit.arrived_ns + later_ns),

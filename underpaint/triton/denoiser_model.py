@@ -108,7 +108,9 @@ class TritonPythonModel:
         controlled = None if self._controlnets is None else self._controlnets.unet
         denoiser = Denoiser(unet, prediction.by_name(prediction_type), twin, controlled)
         self._engine = Engine(denoiser, batcher, stacks)
-        self._metrics = DenoiserMetrics(model.name, self._engine.activity)
+        self._metrics = DenoiserMetrics(
+            model.name, self._engine.activity, None if self._loras is None else self._loras.residents
+        )
         self._operations: dict[str, Callable[[_Call], None]] = {
             "run": self._run,
             "cancel": self._cancel,
@@ -229,7 +231,7 @@ def _deliver(call: _Call, arrived_ns: int, future: Future[Denoised]) -> None:
     captured = [trajectory.captured[step] for step in sorted(trajectory.captured)]
     none = np.zeros((0, *trajectory.sample.shape), np.float32)
     joined = [trajectory.joined_at if wish.name in trajectory.joined else _NEVER for wish in call.loras]
-    times = [arrived_ns, denoised.started_ns, denoised.finished_ns]
+    times = [arrived_ns, denoised.started_ns, denoised.finished_ns, denoised.held_ns]
     answer(
         sender,
         {

@@ -14,7 +14,7 @@ from underpaint.addons.layout import LoraLayout
 from underpaint.addons.location import lora_sources
 from underpaint.addons.lora import Lora
 from underpaint.addons.sources import Limits
-from underpaint.addons.store import LoraStore
+from underpaint.addons.store import LoraStore, Residents
 from underpaint.diffusion.adapters import Adaptation, Adapted, Adapter, Banks, Joining
 from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer
@@ -108,6 +108,9 @@ class LoraService:
         twin = self._twins[0 if adapted.bank.shape[2] == self._unet.narrow_width else -1]
         answer = self._transport.begin(twin, inputs, ["noise_pred"], self._timeout_s)
         return lambda: answer()["noise_pred"]
+
+    def residents(self) -> Residents:
+        return self._store.residents()
 
     def close(self) -> None:
         self._waiters.shutdown(wait=False, cancel_futures=True)
