@@ -75,9 +75,17 @@ def trials(policies: Sequence[str], loads: Sequence[float]) -> list[Trial]:
 
 
 def simulated_s(
-    profile: Profile, policy: str, settings: Settings, arrivals_s: Sequence[float], replies: Sequence[Reply]
+    profile: Profile,
+    policy: str,
+    settings: Settings,
+    arrivals_s: Sequence[float],
+    replies: Sequence[Reply],
+    runs: int = 1,
 ) -> list[float]:
-    """Latency of every request, in seconds. ``replies``: of the server, for the scores, by rising number."""
+    """Latency of every request, in seconds, of ``runs`` in which single images take otherwise long by chance.
+
+    ``replies``: of the server, for the scores, by rising number.
+    """
     small, large = settings.small, settings.large
     accounts = [reply.account for reply in replies]
     router = [0.0 if each is None or each.router_score is None else each.router_score for each in accounts]
@@ -94,7 +102,8 @@ def simulated_s(
         prompts=range(len(accounts)),
     )
     decision = Decision(Allocation(policy, small, large, {}, {}), by_name(policy), settings)
-    return [job.latency_s for job in simulate(scenario, decision).jobs if job.latency_s is not None]
+    jobs = [job for seed in range(runs) for job in simulate(replace(scenario, seed=seed), decision).jobs]
+    return [job.latency_s for job in jobs if job.latency_s is not None]
 
 
 def compare(trial: Trial, rate_per_s: float, replies: Sequence[Reply], simulated: Sequence[float]) -> Comparison:

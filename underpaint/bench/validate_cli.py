@@ -33,6 +33,7 @@ from underpaint.policies import Settings
 
 _DRAIN_S = 60.0
 _WARM_UP = 5
+_RUNS = 5  # of the simulator, for one of the server
 _GOAL = 0.15
 _EXAMPLES = """examples:
   underpaint bench simulator --json simulator.json                 # six minutes: a profile, then eight runs
@@ -97,7 +98,7 @@ def _try(url: str, trial: Trial, profile: Profile, settings: Settings, args: arg
     label = f"{trial.policy} at {trial.load:.0%}"
     with tqdm(total=len(arrivals), desc=label, leave=False, disable=not sys.stderr.isatty()) as bar:
         replies = asyncio.run(_serve(url, trial.policy, arrivals, args.seed, bar))
-    return compare(trial, rate_per_s, replies, simulated_s(profile, trial.policy, settings, arrivals, replies))
+    return compare(trial, rate_per_s, replies, simulated_s(profile, trial.policy, settings, arrivals, replies, _RUNS))
 
 
 async def _serve(url: str, policy: str, arrivals_s: Sequence[float], seed: int, bar: tqdm[None]) -> list[Reply]:
