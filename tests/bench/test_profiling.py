@@ -11,16 +11,9 @@ import numpy as np
 import pytest
 
 from underpaint.bench.load import Cycle
+from underpaint.bench.pacing import latency, sharing, spread_of
 from underpaint.bench.profile_cli import text
-from underpaint.bench.profiling import (
-    SmallModels,
-    latency,
-    load_scores,
-    pair_up,
-    save_scores,
-    spread_of,
-    with_cascades,
-)
+from underpaint.bench.profiling import SmallModels, load_scores, pair_up, save_scores, with_cascades
 from underpaint.build.tiny.scenes import caption, render, stream
 from underpaint.cli import main
 from underpaint.client.messages import Call
@@ -70,6 +63,17 @@ def test_as_many_at_a_time_take_as_long_as_it_takes_to_make_them() -> None:
     assert found.images_per_s == 2
     assert found.cores is None
     assert latency(cycles, 4, cpu_s=0.75).cores == 1.5
+
+
+def test_what_variants_do_to_each_other_is_measured() -> None:
+    """Each keeps two cores busy with four images, and makes 8 and 4 a second alone; two times the cores are wanted."""
+    little = VariantProfile("s", 4, (Latency(4, 0.5, cpu_s=0.25),))
+    big = VariantProfile("l", 9, (Latency(4, 1.0, cpu_s=0.5),))
+    fair = sharing([little, big], [4.0, 2.0], cores=2)
+    assert [each.yields for each in fair] == [1.0, 1.0]
+    bullied = sharing([little, big], [2.0, 3.0], cores=2)
+    assert [each.yields for each in bullied] == [3.0, pytest.approx(1 / 3, abs=1e-4)]
+    assert sharing([little, big], [2.0, 3.0], cores=4) == [little, big]  # there is enough for both
 
 
 def test_the_spread_of_lone_images_is_relative_to_their_mean() -> None:

@@ -131,6 +131,8 @@ def test_variants_that_share_a_device_slow_each_other_down() -> None:
     shares = run_in_order(plan, counted, one_each)
     # Three cores are wanted and two are there: two thirds of the pace for 1.5 s, then the large one goes on alone.
     assert latencies(shares) == [4.5, 1.5]
+    yielding = replace(counted, variants=tuple(replace(each, yields=2.0) for each in counted.variants))
+    assert latencies(run_in_order(plan, yielding, one_each)) == [5.0, 2.0]  # half of the pace for 2 s
     idle = replace(counted, cores=4)
     assert latencies(run_in_order(plan, idle, one_each)) == [4.0, 1.0]
 

@@ -102,7 +102,8 @@ def text(profile: Profile) -> str:
     costs = ", ".join(f"{name.removesuffix('_s')} {1000 * s:.1f} ms" for name, s in asdict(profile.costs).items() if s)
     loads = ", ".join(f"{each.name} {each.load_s:.2f} s" for each in profile.variants)
     cascades = f"\ncascades: {len(profile.cascades)} on the Pareto front" if profile.cascades else ""
-    return f"{table(lines)}\nloading: {loads}\ncosts: {costs or 'none'}{cascades}"
+    company = ", ".join(f"{each.name} {each.yields:.2f}" for each in profile.variants)
+    return f"{table(lines)}\nloading: {loads}\nyielding: {company}\ncosts: {costs or 'none'}{cascades}"
 
 
 def _painter(client: Client) -> Callable[[str, str, int], np.ndarray]:

@@ -13,42 +13,24 @@ from statistics import median
 
 import numpy as np
 
-from underpaint.bench.load import Cycle, Window, closed_loop, rate_per_s
 from underpaint.bench.machine import now
+from underpaint.bench.pacing import Effort, Paint, measure_together, measure_variant, sharing
 from underpaint.bench.serving import Site
 from underpaint.build.tiny.judge import judge
 from underpaint.build.tiny.scenes import Scene, caption, stream
 from underpaint.client.messages import Call
-from underpaint.client.pictures import Picture
 from underpaint.client.transport import Transport
 from underpaint.control.machine import cpu_count, machine_name
 from underpaint.control.pareto import Paired, configurations, expected_s, front, mix
-from underpaint.control.profile import Costs, Latency, Profile, VariantProfile
+from underpaint.control.profile import Costs, Profile
 from underpaint.control.simulation.population import recorded
 from underpaint.deployment import Deployment, Variant
 from underpaint.errors import Unsupported
 
 SCENES = 60_000  # the stream of scenes that are painted for a Pareto front; nobody learns from it
 COLUMNS = ("router", "confidence", "small_correct", "large_correct")
-_RAMP = 0.3  # of the time of a measurement, in which workers join one by one
 _CALLS = 20  # of each small model
-_RANKS = 41  # of the spread
-_PARTS = ("text_encoder", "unet", "vae_decoder")
 _PATIENCE_S = 60.0
-
-Paint = Callable[[str, int], Picture]  # from noise, by a variant, a running number
-
-
-# Variants -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How thoroughly a profile is measured. ``cpu_s``: what it has cost so far; None where that cannot be seen."""
-
-    concurrencies: Sequence[int] = (1, 2, 4, 8, 16)
-    seconds: float = 6.0
-    cpu_s: Callable[[], float] | None = None
 
 
 def spent_by(site: Site | None) -> Callable[[], float] | None:
@@ -66,6 +48,8 @@ def measure(
 ) -> Profile:
     """A profile without cascades, of this machine. ``tell`` hears of every measurement of a variant."""
     measured = [measure_variant(paint, each, repository, effort, tell) for each in variants]
+    if len(measured) > 1 and effort.cpu_s is not None:
+        measured = sharing(measured, measure_together(paint, [each.name for each in measured], effort), cpu_count())
     return Profile(
         name=models.deployment.family,
         variants=tuple(sorted(measured, key=lambda each: each.seconds(1))),
@@ -77,64 +61,6 @@ def measure(
         source="underpaint profile",
         measured_at=now(),
     )
-
-
-def measure_variant(
-    paint: Paint, variant: Variant, repository: Path, effort: Effort, tell: Callable[[], None]
-) -> VariantProfile:
-    """At each concurrency for so many seconds, at the variant's own default steps."""
-    paint(variant.name, 0)  # what is loaded or allocated with the first image is no part of it
-    latencies: list[Latency] = []
-    spread: tuple[float, ...] = ()
-    for concurrency in effort.concurrencies:
-        window = Window(effort.seconds, ramp_s=_RAMP * effort.seconds if concurrency > 1 else 0.0)
-        numbers: list[int] = []
-
-        def work(number: int, numbers: list[int] = numbers) -> None:
-            numbers.append(number)
-            paint(variant.name, number)
-
-        before_s = effort.cpu_s() if effort.cpu_s else 0.0
-        cycles = closed_loop(work, concurrency, window)
-        spent_s = effort.cpu_s() - before_s if effort.cpu_s else None
-        latencies.append(latency(cycles, concurrency, spent_s and spent_s / len(numbers)))
-        if concurrency == 1:
-            spread = spread_of(cycles)
-        tell()
-    return VariantProfile(
-        name=variant.name,
-        steps=variant.num_inference_steps,
-        latencies=tuple(latencies),
-        load_s=round(load_s(repository, variant.name), 4),
-        weights=variant.weights,
-        spread=spread,
-    )
-
-
-def latency(cycles: Sequence[Cycle], concurrency: int, cpu_s: float | None = None) -> Latency:
-    """So many images at a time take as long together as it takes to make that many; percentiles are of requests."""
-    p50, p95, p99 = np.percentile([cycle.end_s - cycle.start_s for cycle in cycles], [50, 95, 99])
-    mean_s = concurrency / rate_per_s(cycles)
-    figures = (None if each is None else round(float(each), 5) for each in (p50, p95, p99, cpu_s))
-    return Latency(concurrency, round(mean_s, 5), *figures)
-
-
-def spread_of(cycles: Sequence[Cycle]) -> tuple[float, ...]:
-    """How much the times of single images differ, see ``VariantProfile.spread``."""
-    times_s = np.array([cycle.end_s - cycle.start_s for cycle in cycles])
-    return tuple(np.percentile(times_s / times_s.mean(), np.linspace(0, 100, _RANKS)).round(4).tolist())
-
-
-def load_s(repository: Path, variant: str) -> float:
-    """Seconds until the weights of a variant's parts are read and ready to run."""
-    import onnxruntime as ort
-
-    started = time.perf_counter()
-    for part in _PARTS:
-        ort.InferenceSession(
-            str(repository / f"{variant}_{part}" / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
-        )
-    return time.perf_counter() - started
 
 
 # Small models ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from underpaint.bench.machine import Machine, now, versions
-from underpaint.bench.profiling import Effort, SmallModels, measure, spent_by
+from underpaint.bench.pacing import Effort
+from underpaint.bench.profiling import SmallModels, measure, spent_by
 from underpaint.bench.replay import Reply, open_loop
 from underpaint.bench.report import rounded, table, write_json
 from underpaint.bench.served import Account

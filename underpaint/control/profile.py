@@ -68,6 +68,8 @@ class VariantProfile:
         weights: hash, as in the deployment; empty for published figures.
         spread: lone images' times as multiples of their mean, rising, at even ranks from the least to the most; empty
             where all take the same.
+        yields: how much it slows down where more cores are wanted than there are: 1 in proportion, more where the
+            others' long calls keep it waiting, less where it keeps them waiting.
     """
 
     name: str
@@ -77,6 +79,7 @@ class VariantProfile:
     loss: float | None = None
     weights: str = ""
     spread: tuple[float, ...] = ()
+    yields: float = 1.0
 
     def __post_init__(self) -> None:
         batches = [each.batch for each in self.latencies]
@@ -84,6 +87,8 @@ class VariantProfile:
             raise InvalidArgument.of(f"{self.name}: latencies", batches, "one for each batch size, rising")
         if not (math.isfinite(self.load_s) and self.load_s >= 0):
             raise InvalidArgument.of(f"{self.name}: load_s", self.load_s, "seconds, 0 or more")
+        if not (math.isfinite(self.yields) and self.yields >= 0):
+            raise InvalidArgument.of(f"{self.name}: yields", self.yields, "a factor, 0 or more")
 
     def within(self, limit_s: float) -> list[Latency]:
         """The batch sizes that take no longer than that."""

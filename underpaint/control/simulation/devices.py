@@ -117,8 +117,9 @@ class StepDevice(Device):
 
     n of one variant progress as fast together as n at a time did when the profile was measured: that is what a closed
     loop of n says of a network of queues whatever is inside (the flow-equivalent server of Chandy, Herzog and Woo 1975,
-    doi 10.1147/rd.191.0036). Where variants together want more cores than there are, all slow down in proportion, as
-    under a scheduler that is fair to threads; where nobody has counted cores, each variant wants all of them.
+    doi 10.1147/rd.191.0036). Where variants together want x times the cores that there are, x > 1, each takes
+    1 + (x - 1)·yields times as long, which is x under a scheduler that is fair to threads; where nobody has counted
+    cores, each variant wants all of them.
     """
 
     def __init__(self, clock: Clock, profile: Profile, supply: Supply, random: np.random.Generator) -> None:
@@ -175,13 +176,13 @@ class StepDevice(Device):
         scoring = min(1.0, self._profile.cores) if self._scoring else 0.0
         known = [each for each in wanted if each is not None]
         if self._profile.cores and len(known) == len(wanted):
-            share = min(1.0, self._profile.cores / max(sum(known) + scoring, 1e-9))
+            crowding = max(0.0, (sum(known) + scoring) / self._profile.cores - 1)
         else:
-            share = 1 / max(1, len(busy))
+            crowding = max(0, len(busy) - 1)
         paces: list[tuple[dict[Any, float], float]] = [
-            (left, share / variant.seconds(len(left))) for variant, left in busy
+            (left, 1 / (variant.seconds(len(left)) * (1 + crowding * variant.yields))) for variant, left in busy
         ]
-        return [*paces, (self._scoring, share / max(1, len(self._scoring)))]
+        return [*paces, (self._scoring, 1 / ((1 + crowding) * max(1, len(self._scoring))))]
 
     def _plan(self) -> None:
         """Come back when the first is done, unless something happens before."""
