@@ -18,7 +18,7 @@ from underpaint.deployment import Variant
 _RAMP = 0.3  # of the time of a measurement, in which workers join one by one
 _RANKS = 41  # of the spread
 _TOGETHER = 4  # images of each variant at a time, to see how they share the machine
-_CROWDED = 1.1  # times the cores that there are must be wanted, for that to show
+_CROWDED = 1.3  # times the cores that there are must be wanted, for that to show
 _PARTS = ("text_encoder", "unet", "vae_decoder")
 
 Paint = Callable[[str, int], Picture]  # from noise, by a variant, a running number

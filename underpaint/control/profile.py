@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
 
+from underpaint.control.plain import build
 from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument, NotFound
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -276,7 +274,7 @@ class Profile:
             raw = json.loads(text)
         except ValueError as error:
             raise InvalidArgument.of("profile", str(error), "JSON") from None
-        return _build(cls, raw, "profile")
+        return build(cls, raw, "profile", {part.__name__: part for part in _PARTS})
 
     @classmethod
     def load(cls, path: Path) -> Profile:
@@ -311,43 +309,4 @@ def _check_curve(name: str, xs: Sequence[float], ys: Sequence[float]) -> None:
         raise InvalidArgument.of(name, f"{len(xs)} and {len(ys)} values", "as many of both, the first ones rising")
 
 
-# Reading JSON into dataclasses ----------------------------------------------------------------------------------
-
-
-def _build(cls: type[T], raw: Any, where: str) -> T:
-    """A dataclass of a JSON object: no name unknown, none missing, lists as tuples, every value of its type."""
-    if not isinstance(raw, Mapping):
-        raise InvalidArgument.of(where, raw, "a JSON object")
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    for name in raw:
-        if name not in known:
-            raise InvalidArgument.of(f"{where}: name", name, ", ".join(known))
-    for name, each in known.items():
-        if name not in raw and each.default is MISSING and each.default_factory is MISSING:
-            raise InvalidArgument.of(f"{where}: {name}", None, "a value")
-    return cls(**{name: _value(str(known[name].type), value, f"{where}: {name}") for name, value in raw.items()})
-
-
-def _value(kind: str, raw: Any, where: str) -> Any:
-    if kind.endswith(" | None"):
-        return None if raw is None else _value(kind.removesuffix(" | None"), raw, where)
-    if kind.startswith("tuple["):
-        if not isinstance(raw, list):
-            raise InvalidArgument.of(where, raw, "a list")
-        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
-        return tuple(_value(inner, each, f"{where}[{number}]") for number, each in enumerate(raw))
-    if kind in _PARTS:
-        return _build(_PARTS[kind], raw, where)
-    allowed, types, convert = _PLAIN[kind]
-    if type(raw) not in types:
-        raise InvalidArgument.of(where, raw, allowed)
-    return convert(raw)
-
-
-_PARTS: dict[str, type] = {cls.__name__: cls for cls in (Latency, VariantProfile, Costs, Cascade, Mix, Deferral)}
-_PLAIN: dict[str, tuple[str, tuple[type, ...], Callable[[Any], Any]]] = {
-    "str": ("a text", (str,), str),
-    "int": ("an integer", (int,), int),
-    "float": ("a number", (int, float), float),
-    "bool": ("true or false", (bool,), bool),
-}
+_PARTS = (Latency, VariantProfile, Costs, Cascade, Mix, Deferral)
