@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -38,6 +39,24 @@ def names(tickets: list[Ticket]) -> list[str]:
 def due(each: Ticket) -> int:
     patience_ends = each.arrived_ns + PATIENCE
     return patience_ends if each.deadline_ns is None else min(each.deadline_ns, patience_ends)
+
+
+def test_in_company_rows_stay_together() -> None:
+    """Two stacks, which a request would spread over; but others want the cores as well."""
+    alone, accompanied = (replace(ticket("a", rows=2), company=company) for company in (0, 1))
+    for each, calls in ((alone, 2), (accompanied, 1)):
+        single = filled([each], stacks=2)
+        assert single.calls_for(single.take()) == calls
+    four = [replace(ticket(name, rows=2, arrived=n), company=0) for n, name in enumerate("abcd")]
+    apart = filled(four, max_rows=8, stacks=2)
+    assert [names(apart.take()), names(apart.take())] == [["a", "b"], ["c", "d"]]
+    together = filled([replace(each, company=4) for each in four], max_rows=8, stacks=2)
+    assert names(together.take()) == ["a", "b", "c", "d"]
+
+
+def test_company_counts_as_the_latest_request_found_it() -> None:
+    left = filled([replace(ticket("a", rows=2), company=9), ticket("b", rows=2, arrived=1)], max_rows=8, stacks=2)
+    assert [names(left.take()), names(left.take())] == [["a"], ["b"]]
 
 
 class Stream(RuleBasedStateMachine):

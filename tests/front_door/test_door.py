@@ -69,7 +69,7 @@ def test_a_request_becomes_one_call_and_its_answer_a_reply() -> None:
     }
     assert {tensor.shape for tensor in call.inputs.values()} == {(1, 1)}
     assert set(call.outputs) == {"image", "prompt_tokens", "timings_ns", "steps_run"}
-    assert set(call.parameters) == {"request_id", "called_ns", "deadline_ns"}
+    assert set(call.parameters) == {"request_id", "called_ns", "deadline_ns", "company"}
     assert call.parameters["request_id"] == "mine"
     assert reply.image.shape == (4, 6, 3)
     outcome = reply.outcome

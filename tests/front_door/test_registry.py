@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -60,15 +61,10 @@ def test_time_left_is_told_in_seconds() -> None:
 
 def test_only_those_who_wait_for_the_dead_are_stranded() -> None:
     registry = Registry(4)
-    before, after, elsewhere, nowhere = visit("a"), visit("b"), visit("c"), visit("d")
-    with registry.admit(before), registry.admit(after), registry.admit(elsewhere), registry.admit(nowhere):
-        before.paint_with("big")
-        elsewhere.paint_with("little")
-        died_ns = time.monotonic_ns() + 1
-        while time.monotonic_ns() <= died_ns:
-            pass
-        after.paint_with("big")
-        assert registry.variants_at_work() == ["big", "little"]
-        assert (registry.variant_of("a"), registry.variant_of("d"), registry.variant_of("e")) == ("big", None, None)
-        registry.strand("big", before_ns=died_ns)
-        assert [v.stranded for v in (before, after, elsewhere, nowhere)] == [True, False, False, False]
+    names = ("a", "b", "c", "still looking")
+    with ExitStack() as stack:
+        a, b, c, _ = (stack.enter_context(registry.admit(visit(name))) for name in names)
+        a.paint_with("tiny-l")
+        b.paint_with("tiny-m")
+        c.paint_with("tiny-m")
+        assert [registry.company_of(each) for each in (a, b, c)] == [2, 1, 1]

@@ -7,6 +7,7 @@ of equal patience are served in order of arrival.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,7 +22,8 @@ class Ticket:
     ``rows`` of the UNet batch that a step of it takes: 1, or 2 under classifier-free guidance. ``shape`` of its sample;
     only requests of one shape share a call. Times are nanoseconds of the machine's monotonic clock, which all processes
     of a server share. ``split``: its prompt and its negative prompt are to go side by side, whatever else there is.
-    ``kin``: requests of one kin cost less in one call than apart.
+    ``kin``: requests of one kin cost less in one call than apart. ``company``: how many requests other variants are at
+    work on when it comes, on the same machine.
     """
 
     request_id: str
@@ -31,6 +33,7 @@ class Ticket:
     shape: tuple[int, ...] = ()
     split: bool = False
     kin: tuple[str, ...] = ()
+    company: int = 0
 
     def due_ns(self, patience_ns: int) -> int:
         """When this request should be done, for the sake of ordering."""
@@ -57,6 +60,7 @@ class StepBatcher:
         self._waiting: dict[str, Ticket] = {}
         self._in_flight: dict[str, Ticket] = {}
         self._held: dict[str, Ticket] = {}
+        self._company = 0  # as the latest request has it
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._in_flight) + len(self._held)
@@ -85,6 +89,7 @@ class StepBatcher:
         if len(self) >= self._capacity:
             raise Unavailable(f"the denoiser holds {self._capacity} requests, its limit; try again later")
         self._waiting[ticket.request_id] = ticket
+        self._company = ticket.company
 
     def take(self) -> list[Ticket]:
         """The most urgent request and, after it, those that fit into the same UNet call; empty if nobody waits."""
@@ -150,6 +155,11 @@ class StepBatcher:
         return [ticket for ticket in idle if ticket.expired(now_ns)]
 
     def _fair_share(self) -> int:
-        """Rows that a stack has to carry at least, if nobody is to be left over."""
-        rows = sum(t.rows for t in self._waiting.values()) + sum(t.rows for t in self._in_flight.values())
-        return -(-rows // self._stacks)
+        """Rows that a stack has to carry at least, if nobody is to be left over.
+
+        What other variants are at work on counts as if it were here, since the cores are theirs as well: rows cost up
+        to twice as much in small calls, which pays only where a core would be idle.
+        """
+        here = [ticket.rows for place in (self._waiting, self._in_flight) for ticket in place.values()]
+        company = self._company * sum(here) / len(here) if here else 0
+        return math.ceil((sum(here) + company) / self._stacks)

@@ -41,13 +41,13 @@ class Attendant:
             raise
         return task.result()
 
-    def errand(self, visit: Visit) -> Errand:
+    def errand(self, visit: Visit, company: int) -> Errand:
         """Until when this may take. The denoiser is told, so that it does not paint on for nobody."""
         latest_ns = time.monotonic_ns() + int(self._timeout_s * 1e9)
         deadline_ns = latest_ns if visit.deadline_ns is None else min(visit.deadline_ns, latest_ns)
         left_s = max(deadline_ns - time.monotonic_ns(), 0) / 1e9
         # The denoiser ends a request at its deadline by itself; the timeout is for the case that it cannot.
-        return Errand(visit.request_id, visit.arrived_ns, deadline_ns, left_s + _GRACE_S)
+        return Errand(visit.request_id, visit.arrived_ns, deadline_ns, left_s + _GRACE_S, company)
 
     async def _check(self, visit: Visit) -> None:
         """Raise if there is no point in waiting any longer."""

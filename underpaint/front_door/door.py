@@ -291,7 +291,8 @@ class FrontDoor:
             visit.paint_with(job.painter)
             try:
                 with self._workload.running(work):
-                    painting = await paint(self._transport, job, self._attendant.errand(visit))
+                    errand = self._attendant.errand(visit, self._registry.company_of(visit))
+                    painting = await paint(self._transport, job, errand)
             except InvalidArgument as refused:
                 if job.source is None:
                     raise

@@ -50,13 +50,15 @@ class Job:
 class Errand:
     """One run of a plan: under which id the denoiser knows it, when the request came, and when the denoiser drops it.
 
-    Times are monotonic nanoseconds; ``timeout_s`` is how long to wait for an answer.
+    Times are monotonic nanoseconds; ``timeout_s`` is how long to wait for an answer. ``company``: requests that other
+    variants are painting meanwhile.
     """
 
     request_id: str
     arrived_ns: int
     deadline_ns: int
     timeout_s: float
+    company: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,7 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         "request_id": errand.request_id,
         "called_ns": errand.arrived_ns,
         "deadline_ns": errand.deadline_ns,
+        "company": errand.company,
         **_addon_parameters(job.request),
     }
     pipeline = _pipeline(job)

@@ -135,6 +135,10 @@ class Registry:
         """The variants that owe an answer at the moment."""
         return sorted({visit.variant for visit in self._visits.values() if visit.variant is not None})
 
+    def company_of(self, visit: Visit) -> int:
+        """How many requests other variants than this visit's are at work on."""
+        return sum(each.variant not in (None, visit.variant) for each in self._visits.values())
+
     def strand(self, variant: str, before_ns: int) -> None:
         """What the denoiser of ``variant`` was sent before ``before_ns`` has died with its process."""
         for visit in self._visits.values():

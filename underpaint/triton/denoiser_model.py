@@ -54,7 +54,7 @@ class _Call:
 
     ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them. ``lora_at_once``: LoRAs
     join before the first step, however long they take to load. ``controlnet_stale``: see ``diffusion.controls``;
-    ``guidance_split``: see ``diffusion.batcher``.
+    ``guidance_split``, ``company``: see ``diffusion.batcher``.
     """
 
     sender: Any
@@ -68,6 +68,7 @@ class _Call:
     controlnets: tuple[ControlNetWish, ...]
     controlnet_stale: bool
     guidance_split: bool
+    company: int
 
     @classmethod
     def of(cls, request: Any, sender: Any) -> _Call:
@@ -84,6 +85,7 @@ class _Call:
             controlnets=parse_controlnets(str(parameters.get("controlnet", ""))),
             controlnet_stale=bool(parameters.get("controlnet_stale", False)),
             guidance_split=bool(parameters.get("guidance_split", False)),
+            company=int(parameters.get("company", 0)),
         )
 
 
@@ -147,7 +149,8 @@ class TritonPythonModel:
             trajectory.joining = self._joining(call, trajectory)
         called_ns = call.called_ns or arrived_ns
         shape, split, kin = trajectory.sample.shape, call.guidance_split, tuple(map(str, call.loras))
-        ticket = Ticket(call.request_id, trajectory.rows, called_ns, call.deadline_ns, shape, split, kin)
+        whose = call.request_id, trajectory.rows, called_ns, call.deadline_ns
+        ticket = Ticket(*whose, shape, split, kin, call.company)
         ended = self._submit(call, ticket, trajectory)
         ended.add_done_callback(partial(_deliver, call, arrived_ns))
 
