@@ -37,7 +37,7 @@ _WARM_UP = 5
 _RUNS = 5  # of the simulator, for one of the server
 _GOAL = 0.15
 _EXAMPLES = """examples:
-  underpaint bench simulator --json simulator.json                 # six minutes: a profile, then eight runs
+  underpaint bench simulator --json simulator.json                 # eight minutes: a profile, then eight runs
   underpaint profile --output p.json && underpaint bench simulator --profile p.json --policies vanilla,diffserve
 """
 
