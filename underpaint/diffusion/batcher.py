@@ -119,7 +119,8 @@ class StepBatcher:
         """Over how many UNet calls the rows of a batch just taken are spread.
 
         More than one where a request under guidance would leave stacks idle: then the prompt's row and the negative
-        prompt's go side by side, which halves the latency and takes nothing from anybody; or where one asks for it,
+        prompt's go side by side, which halves the latency and takes nothing from anybody (others' cores are not idle,
+        see ``_fair_share``); or where one asks for it,
         which is at the cost of the others.
         """
         rows = sum(ticket.rows for ticket in batch)
