@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -58,4 +59,19 @@ def test_before_any_request_nothing_is_claimed() -> None:
     found = compare("tiny", 2, 20, stable=1, samples=[Sample.parse("", 0.0)])
     assert math.isnan(found.routed)
     assert "no requests yet" in found.lines()[0]
-    assert "not judged" in found.lines()[-1]
+    assert found.lines()[-2].split() == ["2", "0", "0", "-", "-", "not", "judged"]
+
+
+@pytest.mark.parametrize(
+    ("percent", "told"),
+    [
+        (20, "next: another share (start), all of it (promote), or back to version 1 (abort)"),
+        (
+            100,
+            "next: back to version 1 (abort), or, once the servers are stopped, make 2 the family's own (finish); .*",
+        ),
+    ],
+)
+def test_what_comes_next_is_said(percent: float, told: str) -> None:
+    line = compare("tiny", 2, percent, stable=1, samples=[]).lines()[-1]
+    assert re.fullmatch(re.escape(told).replace(r"\.\*", ".*") + ".*", line), line

@@ -52,9 +52,18 @@ class Comparison:
         rows += [f"{'version':>8} {'answered':>9} {'failed':>7} {'p50 ms':>8} {'p95 ms':>8}  quality"]
         for each in self.measured:
             quality = f"{each.quality:.3f} of {each.judged}" if each.judged else "not judged"
-            times = f"{each.p50_s * 1e3:8.0f} {each.p95_s * 1e3:8.0f}"
+            times = " ".join(f"{'-' if math.isnan(s) else round(s * 1e3):>8}" for s in (each.p50_s, each.p95_s))
             rows.append(f"{each.version:>8} {each.requests:>9} {each.failures:>7} {times}  {quality}")
-        return rows
+        return [*rows, self._next()]
+
+    def _next(self) -> str:
+        stable = self.measured[0].version
+        if self.percent < 100:
+            return f"next: another share (start), all of it (promote), or back to version {stable} (abort)"
+        return (
+            f"next: back to version {stable} (abort), or, once the servers are stopped, make {self.candidate} the "
+            "family's own (finish); until then both stay loaded, also over a restart"
+        )
 
 
 def compare(family: str, candidate: int, percent: float, stable: int, samples: Iterable[Sample]) -> Comparison:
