@@ -87,7 +87,7 @@ def plan_build(recipe: FamilyRecipe, checkpoints: Mapping[str, Checkpoint]) -> P
 
 
 def _check(variant: VariantRecipe, checkpoint: Checkpoint) -> None:
-    check_encoders(checkpoint.pipeline, checkpoint.encoders)
+    check_encoders(checkpoint.pipeline, checkpoint.encoders, variant.max_sequence_length)
     if variant.pipeline and checkpoint.pipeline != variant.pipeline:
         raise InvalidArgument.of(
             "pipeline of the checkpoint", checkpoint.pipeline, f"{variant.pipeline}, which {variant.name} is made of"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import Counter, namedtuple
 from collections.abc import Callable, Sequence
@@ -12,13 +13,15 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.build.families.conftest import Built, planned
 from tests.conftest import REPOSITORY
-from underpaint.build import family, retrieval
+from underpaint.build import family, making, retrieval
 from underpaint.build.checkpoint import Checkpoint
-from underpaint.build.family import Receipt, build
+from underpaint.build.family import build
+from underpaint.build.making import Receipt
 from underpaint.build.plan import Component, Plan
 from underpaint.build.shapes import Shapes
 from underpaint.cli import main
@@ -87,11 +90,11 @@ def test_an_interrupted_build_leaves_nothing_behind_and_goes_on(
     unet_pair: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository, lines = tmp_path / "repository", []
-    monkeypatch.setattr(family, "_export", copying(unet_pair, breaks_at="mini15_vae_encoder"))
+    monkeypatch.setattr(making, "_export", copying(unet_pair, breaks_at="mini15_vae_encoder"))
     with pytest.raises(KeyboardInterrupt):
         build(unet_pair.plan, repository, fused=True, tell=lines.append)
     assert not repository.exists()
-    monkeypatch.setattr(family, "_export", copying(unet_pair))
+    monkeypatch.setattr(making, "_export", copying(unet_pair))
     build(unet_pair.plan, repository, fused=True, tell=lines.append)
     assert sum("was finished" in line for line in lines) == 2
     assert {path.name for path in repository.iterdir()} == {path.name for path in unet_pair.repository.iterdir()}
@@ -105,7 +108,7 @@ def test_other_weights_are_exported_anew(
     file = next((other / "unet").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
     repository = shutil.copytree(unet_pair.repository, tmp_path / "repository")
-    monkeypatch.setattr(family, "_export", copying(unet_pair))
+    monkeypatch.setattr(making, "_export", copying(unet_pair))
     lines: list[str] = []
     build(planned([other, unet_checkpoints[1]]), repository, fused=True, tell=lines.append)
     assert [line.split()[1] for line in lines[:-1] if "unchanged" not in line] == ["mini15_unet:"]
@@ -116,7 +119,7 @@ def test_a_further_version_is_put_beside_what_is_served(
 ) -> None:
     repository = shutil.copytree(unet_pair.repository, tmp_path / "repository")
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
-    monkeypatch.setattr(family, "_export", copying(unet_pair))
+    monkeypatch.setattr(making, "_export", copying(unet_pair))
     build(unet_pair.plan, repository, fused=True, tell=lambda line: None, version=2)
     components = [component.name for component in unet_pair.plan.components]
     assert {path.parent.name for path in repository.glob("*/2")} == {*components, "mini15_denoiser", "minixl_denoiser"}
@@ -137,7 +140,7 @@ def test_embedders_are_made_where_the_recipe_names_them(
             shutil.copytree(REPOSITORY / name, stage / name)
         return {"embed_text": 1e-6, "embed_image": 2e-6}
 
-    monkeypatch.setattr(family, "_export", copying(unet_pair))
+    monkeypatch.setattr(making, "_export", copying(unet_pair))
     monkeypatch.setattr(retrieval, "load", lambda model, pretrained: (model, pretrained))
     monkeypatch.setattr(retrieval, "build_towers", towers)
     words = (REPOSITORY / "tiny_tokenizer" / "1" / "tokenizer.json").read_text()
@@ -210,6 +213,23 @@ def test_no_space_is_seen_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O: No space left on device (os 28)")]
+)
+def test_a_disk_that_fills_up_on_the_way(
+    unet_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def export(_component: Component, _checkpoint: Any, _plan: Plan, _stage: Path, folder: Path, _fused: bool) -> float:
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(making, "_export", export)
+    with pytest.raises(Unavailable, match=r"the disk of .*repository.building is full; make room and run the same"):
+        build(unet_plan, tmp_path / "repository", fused=True, tell=lambda line: None)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_a_repository_of_another_family_is_left_alone(unet_pair: Built, tmp_path: Path) -> None:
     door = tmp_path / "repository" / "generate" / "1"
     door.mkdir(parents=True)
@@ -254,6 +274,16 @@ def test_a_scheduler_that_is_replaced_is_named_and_one_that_is_not_served_refuse
     assert main(["build", str(replacing), *folders, "--dry-run"]) == 0
     line = "mini15: paints with DDIMScheduler; the checkpoint's own, PNDMScheduler, is not served\n"
     assert line in capsys.readouterr().out
+
+
+def test_a_length_that_nobody_leaves_open(
+    unet_checkpoints: Sequence[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "long.toml"
+    recipe.write_text(Path(FAMILY).read_text().replace("loras = true", "max_sequence_length = 200"))
+    folders = ["--from", str(unet_checkpoints[0]), "--from", str(unet_checkpoints[1])]
+    assert main(["build", str(recipe), *folders, "--dry-run"]) == 2
+    assert "max_sequence_length: got 200; allowed: 0 for StableDiffusionPipeline" in capsys.readouterr().err
 
 
 def test_a_size_that_cannot_be_halved_so_often(

@@ -14,8 +14,8 @@ from tests.conftest import REPOSITORY
 from tests.serving.test_parity import _FlowMatchScheduler, config, pipeline
 from underpaint.build.build_cli import find_recipe
 from underpaint.build.checkpoint import Checkpoint
-from underpaint.build.family import _graph
 from underpaint.build.graph import Extent
+from underpaint.build.making import _graph
 from underpaint.build.plan import Plan, plan_build
 
 VARIANT = "tiny-m"

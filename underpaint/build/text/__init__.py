@@ -40,11 +40,15 @@ def text_graph(pipeline: str, encoders: Mapping[str, nn.Module], **options: obje
     return graph
 
 
-def check_encoders(pipeline: str, encoders: Sequence[str]) -> None:
-    """Raise InvalidArgument unless there is a graph for such a pipeline with text encoders of these names."""
+def check_encoders(pipeline: str, encoders: Sequence[str], max_sequence_length: int = 0) -> None:
+    """Raise InvalidArgument unless there is a graph for such a pipeline with text encoders of these names, which can be
+    told how far to read, if it is."""
     if pipeline not in _GRAPHS:
         raise InvalidArgument.of("pipeline of the checkpoint", pipeline, ", ".join(_GRAPHS))
     count = _GRAPHS[pipeline][2]
     if len(encoders) != count:
         allowed = f"{count} for {pipeline}; a checkpoint that leaves one out is not served"
         raise InvalidArgument.of("text encoders of the checkpoint", ", ".join(encoders) or "none", allowed)
+    if max_sequence_length and _GRAPHS[pipeline][0] == "clip":
+        allowed = f"0 for {pipeline}: CLIP reads as far as it can"
+        raise InvalidArgument.of("max_sequence_length", max_sequence_length, allowed)
