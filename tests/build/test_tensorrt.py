@@ -17,19 +17,11 @@ from onnx import TensorProto, helper
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from tests.conftest import REPOSITORY
+from underpaint.build.plan_files import Label, build_plan, check, plan_name
 from underpaint.build.plans import build_plans, check_plans, engines, with_plan
 from underpaint.build.recipes import FamilyRecipe, load_recipe
 from underpaint.build.repository import FAMILIES
-from underpaint.build.tensorrt import (
-    Label,
-    Machine,
-    Recipe,
-    Span,
-    build_plan,
-    check,
-    graph_hash,
-    plan_name,
-)
+from underpaint.build.tensorrt import Machine, Recipe, Span, graph_hash
 from underpaint.cli import main
 from underpaint.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 from underpaint.triton import model_config as mc

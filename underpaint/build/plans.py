@@ -9,18 +9,10 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
+from underpaint.build.plan_files import build_plan, check, find_machine, plan_name
 from underpaint.build.recipes import FamilyRecipe, VariantRecipe
 from underpaint.build.shapes import VERSION, config_json, vae_scale_factor
-from underpaint.build.tensorrt import (
-    Machine,
-    Recipe,
-    Span,
-    build_plan,
-    check,
-    find_machine,
-    foreign_operators,
-    plan_name,
-)
+from underpaint.build.tensorrt import Machine, Recipe, Span, foreign_operators
 from underpaint.errors import InvalidArgument, NotFound, UnderpaintError, Unsupported
 from underpaint.triton.model_config import ModelConfig, ModelInstanceGroup, to_text
 
