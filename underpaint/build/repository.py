@@ -13,12 +13,12 @@ from pathlib import Path
 from underpaint.build.controlnet_configs import MODEL_CONTROL, controlnets, model_control
 from underpaint.build.pipelines import pipeline
 from underpaint.build.recipes import FamilyRecipe
+from underpaint.build.server_models import cache, front_doors
 from underpaint.build.shapes import VERSION, Shapes, config_json, read_json
 from underpaint.build.variant_models import controlled, variant_models
 from underpaint.deployment import FILE_NAME, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument
-from underpaint.requests import input_fields
 from underpaint.triton import model_config as mc
 from underpaint.triton.tokenization import PromptTokenizer
 from underpaint.triton.versions import Versioned
@@ -45,7 +45,7 @@ def render(recipe: FamilyRecipe, repository: Path) -> dict[Path, str]:
     """Every file that is written rather than trained, relative to ``repository``, with its text."""
     files: dict[Path, str] = {}
     shapes = {v.name: Shapes.read(repository, v.name) for v in recipe.variants}
-    configs = [*_tokenizers(recipe, shapes), *_front_doors(recipe), _cache()]
+    configs = [*_tokenizers(recipe, shapes), *front_doors(_called(recipe)), cache()]
     for variant in recipe.variants:
         configs += variant_models(variant, shapes[variant.name], repository)
     able = [controlled(v, shapes[v.name]) for v in recipe.variants if v.controlnets]
@@ -141,69 +141,7 @@ def _scorer(repository: Path, name: str, inputs: list[mc.ModelInput]) -> mc.Mode
     return mc.onnx_model(name, [*inputs, ids], [score], max_batch_size=_TEXT_ENCODER_BATCH)
 
 
-def _front_doors(recipe: FamilyRecipe) -> list[mc.ModelConfig]:
-    inputs = [mc.model_input("op", "STRING", [1], optional=True)]
-    inputs += [
-        mc.model_input(f.name, f.metadata["dtype"], f.metadata.get("dims", [1]), optional=True) for f in input_fields()
-    ]
-    outputs = [
-        mc.model_output("image", "UINT8", [-1, -1, 3]),
-        mc.model_output("png", "STRING", [1]),
-        mc.model_output("outcome", "STRING", [1]),
-    ]
-    progress = mc.model_output("progress", "INT32", [2])
-    # Its callers are outside; when its process dies, only closing their connections tells them.
-    supervision = {"heartbeat": "true", "on_death": "restart_server", "calls": _calls(recipe)}
-    return [
-        mc.python_model("generate", inputs, outputs, parameters=supervision),
-        mc.python_model("generate_stream", inputs, [*outputs, progress], decoupled=True, parameters=supervision),
-    ]
-
-
-def _cache() -> mc.ModelConfig:
-    """What was painted before. Its shapes follow from what is put in, so it serves every family."""
-    inputs = [
-        mc.model_input("op", "STRING", [1]),
-        mc.model_input("space", "STRING", [1], optional=True),
-        mc.model_input("scope", "STRING", [1], optional=True),
-        mc.model_input("tenant", "STRING", [1], optional=True),
-        mc.model_input("embedding", "FP32", [-1], optional=True),
-        mc.model_input("top_k", "INT32", [1], optional=True),
-        mc.model_input("max_generation", "INT32", [1], optional=True),
-        mc.model_input("bring_from", "FP32", [-1], optional=True),
-        mc.model_input("bring_step", "INT32", [-1], optional=True),
-        mc.model_input("autoencoder", "STRING", [1], optional=True),
-        mc.model_input("entry_id", "INT64", [1], optional=True),
-        mc.model_input("step", "INT32", [1], optional=True),
-        mc.model_input("entry", "STRING", [-1], optional=True),
-        mc.model_input("images", "UINT8", [-1, -1, -1, 3], optional=True),
-        mc.model_input("image_embeddings", "FP32", [-1, -1], optional=True),
-        mc.model_input("text_embeddings", "FP32", [-1, -1], optional=True),
-        mc.model_input("latents", "FP32", [-1, -1, -1, -1], optional=True),
-        mc.model_input("latents_steps", "INT32", [-1], optional=True),
-        mc.model_input("latents_counts", "INT32", [-1], optional=True),
-    ]
-    outputs = [
-        mc.model_output("matches", "STRING", [1]),
-        mc.model_output("image", "UINT8", [-1, -1, 3]),
-        mc.model_output("latents", "FP32", [-1, -1, -1]),
-        mc.model_output("entry_id", "INT64", [-1]),
-        mc.model_output("entries", "INT64", [1]),
-        mc.model_output("stats", "STRING", [1]),
-        mc.model_output("alive_since_ns", "INT64", [1]),
-    ]
-    parameters = {
-        "heartbeat": "true",
-        "on_death": "reload",
-        "store": "",  # the folder that the environment names, see cache/location.py
-        "capacity": 10_000,
-        "eviction": "fifo",
-        "index": "cpu",  # or gpu, where faiss-gpu and a GPU are
-    }
-    return mc.python_model("cache", inputs, outputs, parameters=parameters)
-
-
-def _calls(recipe: FamilyRecipe) -> str:
+def _called(recipe: FamilyRecipe) -> str:
     """What the front doors call, so that they are ready only when it is (the pipelines bring in all else)."""
     pipelines = [variant.name + suffix for variant in recipe.variants for suffix in PIPELINES.values()]
     return ",".join([*pipelines, *(_SCORERS if recipe.routing else ())])
