@@ -37,10 +37,10 @@ def test_styles_are_what_they_are_called() -> None:
     scenes = list(stream(0, 8))
     inks = {COLOURS[name] for name in ("black", "blue", "orange", "white")}
     for scene in scenes:
-        assert (np.asarray(restyle.night(scene))[0] == COLOURS["black"]).all()
-        corner = tuple(np.asarray(restyle.pastel(scene))[0, 0])
+        assert (np.asarray(restyle.STYLES["night"](scene))[0] == COLOURS["black"]).all()
+        corner = tuple(np.asarray(restyle.STYLES["pastel"](scene))[0, 0])
         assert corner in {COLOURS[name] for name in ("pink", "yellow", "cyan", "white")}
-        assert tuple(np.asarray(restyle.palette(scene))[0, 0]) in inks
+        assert tuple(np.asarray(restyle.STYLES["palette"](scene))[0, 0]) in inks
         drawn = np.any(np.asarray(restyle.outline(scene)) != np.asarray(restyle.outline(scene))[0, 0], axis=-1)
         whole = np.any(np.asarray(render(scene)) != np.asarray(render(scene))[0, 0], axis=-1)
         assert 0 < drawn.sum() < whole.sum()

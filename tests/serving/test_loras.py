@@ -15,7 +15,10 @@ from tritonclient.utils import InferenceServerException
 from tests.serving.lora_files import write_lora
 from tests.serving.test_parity import PROMPT, SEED, _FlowMatchScheduler, config, pipeline, psnr, to_uint8
 from tests.serving.triton_calls import generate, generate_all
+from underpaint.addons.joins import FILE_NAME, JoinRule
+from underpaint.deployment import Deployment
 from underpaint.diffusion.noise import gaussian
+from underpaint.server.control import ControlClient
 
 pytestmark = pytest.mark.server
 
@@ -93,6 +96,22 @@ def test_what_is_not_in_memory_joins_at_a_fifth_of_the_steps(server: Any, folder
     again, outcome = generate(server.grpc_url, **BASE, seed=SEED, lora="late")
     assert outcome["loras"][0]["joined_at"] == JOIN_STEP
     assert np.abs(late.astype(int) - again.astype(int)).max() <= TOLERANCE
+
+
+def test_the_step_is_the_one_that_was_calibrated(server: Any, folder: Path, repository: Path) -> None:
+    denoiser = repository / "tiny-m_denoiser" / "1"
+    host, port = server.http_url.removeprefix("http://").split(":")
+    control = ControlClient(host, int(port))
+    try:
+        JoinRule(0.5, Deployment.load(repository / "generate" / "1").variant("tiny-m").weights).save(denoiser)
+        control.load("tiny-m_denoiser", timeout_s=60)
+        write_lora(folder, repository, "calibrated", seed=24)
+        _, outcome = generate(server.grpc_url, **BASE, seed=SEED, lora="calibrated")
+        assert outcome["loras"][0]["joined_at"] == STEPS // 2
+        assert generate(server.grpc_url, **BASE, seed=SEED, lora="calibrated")[1]["loras"][0]["joined_at"] == 0
+    finally:
+        (denoiser / FILE_NAME).unlink()
+        control.load("tiny-m_denoiser", timeout_s=60)
 
 
 def test_a_reproducible_request_waits_for_its_loras(server: Any, folder: Path, repository: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from underpaint.bench import lora_joins_cli
 from underpaint.bench.calibrate import (
     SYSTEMS,
     Measurements,
@@ -64,6 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw quality by similarity for every skip")
     add_server_options(parser)
     parser.set_defaults(func=run)
+    lora_joins_cli.add_parser(parser.add_subparsers(metavar="WHAT", help="instead, something else"))
 
 
 def run(args: argparse.Namespace) -> int:

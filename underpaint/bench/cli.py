@@ -17,6 +17,7 @@ from underpaint.bench import (
     cache_cli,
     changes_cli,
     denoiser,
+    lora_widths_cli,
     loras_cli,
     policies_cli,
     replay_cli,
@@ -66,6 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     soak_cli.add_parser(benches)
     addons_cli.add_parser(benches)
     loras_cli.add_parser(benches)
+    lora_widths_cli.add_parser(benches)
 
 
 def run_denoiser(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from underpaint.bench.workload import WorkItem
 from underpaint.client.messages import Call
 from underpaint.client.transport import Transport
 from underpaint.deployment import Deployment
+from underpaint.front_door.transport import Parameters
 from underpaint.policies import Settings
 from underpaint.requests import GenerateRequest
 
@@ -64,8 +65,20 @@ class Studio:
         outputs = self._run(self._deployment.large, "_resume", item, extra)
         return Painted(outputs["image"][0], outputs["latents"][0])
 
+    def with_lora(self, variant: str, item: WorkItem, lora: str | None, join_step: int = 0) -> Painted:
+        """By a variant, with a LoRA from exactly that step on, or without."""
+        told: Parameters = {"lora": lora, "lora_join_step": join_step} if lora else {}
+        outputs = self._run(variant, "", item, {}, parameters=told)
+        return Painted(outputs["image"][0], outputs["latents"][0])
+
     def _run(
-        self, variant: str, pipeline: str, item: WorkItem, extra: dict[str, np.ndarray], refining: bool = False
+        self,
+        variant: str,
+        pipeline: str,
+        item: WorkItem,
+        extra: dict[str, np.ndarray],
+        refining: bool = False,
+        parameters: Parameters | None = None,
     ) -> dict[str, np.ndarray]:
         request = GenerateRequest(item.caption, seed=item.seed)
         sampling = self._deployment.sampling(request, self._deployment.variant(variant), refining)
@@ -79,7 +92,7 @@ class Studio:
             "height": _batch([sampling.height], np.int32),
             "width": _batch([sampling.width], np.int32),
         }
-        call = Call(variant + pipeline, {**inputs, **extra}, {})
+        call = Call(variant + pipeline, {**inputs, **extra}, parameters or {})
         # Ensembles have no front door that waits while a model below them is restarted.
         return dict(insist(lambda: self._transport.infer(call, self._patience_s), self._wait))
 

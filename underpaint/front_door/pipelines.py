@@ -178,7 +178,7 @@ def _addon_parameters(request: GenerateRequest) -> Parameters:
         parameters |= {
             "lora": ",".join(map(str, request.loras)),
             "on_missing_lora": request.on_missing_lora or ON_MISSING_LORA[0],
-            "lora_at_once": request.reproducible,
+            **({"lora_join_step": 0} if request.reproducible else {}),
         }
     if request.controlnets:
         parameters["controlnet"] = ",".join(map(str, request.controlnets))

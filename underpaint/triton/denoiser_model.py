@@ -52,8 +52,8 @@ _NEEDED = (
 class _Call:
     """One request to this model: what it carries, and where its answer goes.
 
-    ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them. ``lora_at_once``: LoRAs
-    join before the first step, however long they take to load. ``controlnet_stale``: see ``diffusion.controls``;
+    ``called_ns`` and ``deadline_ns``: monotonic nanoseconds, as far as the caller says them. ``lora_join_step``: LoRAs
+    join exactly there, however long they take to load, or not. ``controlnet_stale``: see ``diffusion.controls``;
     ``guidance_split``, ``company``: see ``diffusion.batcher``.
     """
 
@@ -64,7 +64,7 @@ class _Call:
     deadline_ns: int | None
     loras: tuple[LoraWish, ...]
     on_missing_lora: str
-    lora_at_once: bool
+    lora_join_step: int | None
     controlnets: tuple[ControlNetWish, ...]
     controlnet_stale: bool
     guidance_split: bool
@@ -81,7 +81,7 @@ class _Call:
             deadline_ns=_nanoseconds(parameters, "deadline_ns"),
             loras=parse_loras(str(parameters.get("lora", ""))),
             on_missing_lora=str(parameters.get("on_missing_lora", ON_MISSING_LORA[0])),
-            lora_at_once=bool(parameters.get("lora_at_once", False)),
+            lora_join_step=_step(parameters, "lora_join_step"),
             controlnets=parse_controlnets(str(parameters.get("controlnet", ""))),
             controlnet_stale=bool(parameters.get("controlnet_stale", False)),
             guidance_split=bool(parameters.get("guidance_split", False)),
@@ -181,7 +181,7 @@ class TritonPythonModel:
         wanted = LoraOrder(
             call.loras,
             call.on_missing_lora,
-            call.lora_at_once,
+            call.lora_join_step,
             trajectory.step,
             len(trajectory.schedule),
             _both_prompts(call.inputs),
@@ -279,6 +279,13 @@ def _nanoseconds(parameters: Mapping[str, Any], name: str) -> int | None:
     value = parameters.get(name)
     if value is not None and type(value) is not int:
         raise InvalidArgument.of(name, value, "an integer, nanoseconds of the monotonic clock")
+    return value
+
+
+def _step(parameters: Mapping[str, Any], name: str) -> int | None:
+    value = parameters.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise InvalidArgument.of(name, value, "an integer, 0 or more")
     return value
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from underpaint.addons.joins import JoinRule
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.location import lora_sources
 from underpaint.addons.lora import Lora
 from underpaint.addons.sources import Limits
 from underpaint.addons.store import LoraStore, Residents
+from underpaint.deployment import FILE_NAME as DEPLOYMENT_FILE
+from underpaint.deployment import Deployment
 from underpaint.diffusion.adapters import Adaptation, Adapted, Adapter, Banks, Joining
 from underpaint.diffusion.conditioning import Conditioning
 from underpaint.diffusion.denoiser import Answer
@@ -25,9 +28,6 @@ from underpaint.wishes import ON_MISSING_LORA, LoraWish
 
 _log = logging.getLogger(__name__)
 
-# The share of its steps that a request goes without LoRAs that are not in memory when it comes. The layout is drawn in
-# them, which LoRAs hardly change (SwiftDiffusion, arXiv 2407.02031: 10 of 50).
-JOIN_SHARE = 0.2
 _WAITERS = 64  # requests that wait for LoRAs at a time; more wait for them
 _MARGIN_S = 5.0
 
@@ -36,13 +36,13 @@ _MARGIN_S = 5.0
 class LoraOrder:
     """What a request wants.
 
-    ``first_step`` and ``steps`` of its trajectory; ``at_once``: to join before the first step in any case;
+    ``first_step`` and ``steps`` of its trajectory; ``join_step``: where to join in any case, else the rule says it;
     ``input_ids``: for each text encoder by its input's name, int32 [2, T], its tokens and those of the negative prompt.
     """
 
     wishes: tuple[LoraWish, ...]
     on_missing: str
-    at_once: bool
+    join_step: int | None
     first_step: int
     steps: int
     input_ids: Mapping[str, np.ndarray]
@@ -50,11 +50,6 @@ class LoraOrder:
     def __post_init__(self) -> None:
         if self.on_missing not in ON_MISSING_LORA:
             raise InvalidArgument.of("on_missing_lora", self.on_missing, ", ".join(ON_MISSING_LORA))
-
-    @property
-    def join_step(self) -> int:
-        """Where LoRAs join that are not in memory when the request comes."""
-        return self.first_step if self.at_once else max(self.first_step, math.ceil(JOIN_SHARE * self.steps))
 
 
 class LoraService:
@@ -69,6 +64,7 @@ class LoraService:
         transport: BlsTransport,
         timeout_s: float,
         patience_s: float,
+        rule: JoinRule,
     ) -> None:
         """
         Args:
@@ -77,7 +73,9 @@ class LoraService:
             text_twin: the text encoder's; empty where there is none.
             timeout_s: of a call of a twin.
             patience_s: how long a LoRA may take to come.
+            rule: at which step they join.
         """
+        self._rule = rule
         self._store, self._unet, self._twins, self._text_twin = store, unet, twins, text_twin
         self._transport, self._timeout_s, self._patience_s = transport, timeout_s, patience_s
         self._banks = Banks()
@@ -87,11 +85,11 @@ class LoraService:
         """Begin to load what is wanted; where all of it is in memory, it joins at once."""
         loads = [self._store.load(wish.name) for wish in order.wishes]
         resident = all(load.done() and load.exception() is None for load in loads)
+        step = self._rule.step(order.first_step, order.steps, resident, order.join_step)
         if resident and all(load.result().text_encoder is None for load in loads):
             ready: Future[Adaptation] = Future()
             ready.set_result(_adaptation(order.wishes, [load.result() for load in loads]))
-            return Joining(order.first_step, ready)
-        step = order.first_step if resident else order.join_step
+            return Joining(step, ready)
         return Joining(step, self._waiters.submit(self._adapt, order, loads))
 
     def call_twin(
@@ -173,4 +171,11 @@ def open_loras(model: ModelArgs, transport: BlsTransport) -> LoraService | None:
     sources = tuple(model.parameters["loras"].split()) or lora_sources(repository)
     store = LoraStore(sources, layouts, int(float(model.parameters["lora_memory_mb"]) * 2**20), limits)
     timeout_s = float(model.parameters["unet_timeout_s"])
-    return LoraService(store, unet, twins, text_twin, transport, timeout_s, limits.timeout_s)
+    rule = JoinRule.load(model.folder, _weights(repository, network.removesuffix("_unet"), version))
+    return LoraService(store, unet, twins, text_twin, transport, timeout_s, limits.timeout_s, rule)
+
+
+def _weights(repository: Path, variant: str, version: str) -> str:
+    """The hash of a variant's weights, as its front door knows it."""
+    door = repository / "generate" / version
+    return Deployment.load(door).variant(variant).weights if (door / DEPLOYMENT_FILE).is_file() else ""

@@ -28,6 +28,7 @@ PARTS = (
     "addons",
     "controlnets",
     "evaluate",
+    "skills",
 )
 
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    names = args.only.split(",") if args.only else list(PARTS)
+    names = args.only.split(",") if args.only else [name for name in PARTS if name != "skills"]
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise InvalidArgument.of("--only", ",".join(unknown), ", ".join(PARTS))

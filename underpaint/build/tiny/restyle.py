@@ -31,20 +31,20 @@ _OUTLINE_WIDTH = 2.0  # pixels
 _CRESCENT_SHIFT = 0.45  # of the radius: how far the bite out of a moon is from its middle
 
 
-def palette(scene: Scene) -> Image.Image:
+def palette(scene: Scene) -> Scene:
     """Only four inks; a thing that would be lost in its background has another."""
-    return render(_recoloured(scene, _INK[scene.background], lambda colour: _INK[colour], "orange", "white"))
+    return _recoloured(scene, _INK[scene.background], lambda colour: _INK[colour], "orange", "white")
 
 
-def pastel(scene: Scene) -> Image.Image:
+def pastel(scene: Scene) -> Scene:
     """Only the light colours: each becomes its lighter kin, or another where it would be lost in its background."""
     background = _LIGHTER.get(scene.background, scene.background)
-    return render(_recoloured(scene, background, lambda colour: _LIGHTER.get(colour, colour), "white", "pink"))
+    return _recoloured(scene, background, lambda colour: _LIGHTER.get(colour, colour), "white", "pink")
 
 
-def night(scene: Scene) -> Image.Image:
+def night(scene: Scene) -> Scene:
     """Everything on black; what was black itself is blue."""
-    return render(_recoloured(scene, "black", lambda colour: colour, "blue", "blue"))
+    return _recoloured(scene, "black", lambda colour: colour, "blue", "blue")
 
 
 def outline(scene: Scene) -> Image.Image:
@@ -74,7 +74,16 @@ def _recoloured(
     return dataclasses.replace(scene, background=background, things=things)
 
 
-STYLES: Mapping[str, Style] = {"palette": palette, "outline": outline, "pastel": pastel, "night": night}
+def _drawn(change: Callable[[Scene], Scene]) -> Style:
+    return lambda scene: render(change(scene))
+
+
+# Styles that are the scene in other colours, and all of them as they are drawn.
+RECOLOURED: Mapping[str, Callable[[Scene], Scene]] = {"palette": palette, "pastel": pastel, "night": night}
+STYLES: Mapping[str, Style] = {
+    "outline": outline,
+    **{name: _drawn(change) for name, change in RECOLOURED.items()},
+}
 
 
 # Shapes ---------------------------------------------------------------------------------------------------------

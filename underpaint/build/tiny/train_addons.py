@@ -98,15 +98,8 @@ class AddonTask:
     """The variant's own loss, of which only the factors move."""
 
     def __init__(self, shape: AddonShape, variant: Variant, examples: Examples, high_noise_share: float) -> None:
-        from peft import LoraConfig
-
         self._variant, self._examples, self._high_noise_share = variant, examples, high_noise_share
-        targets = _UNET_TARGETS + (_CONV_TARGETS if shape.convolutions else [])
-        for network, wanted in ((variant.unet, targets), (variant.text_encoder, _TEXT_TARGETS if shape.text else [])):
-            network.requires_grad_(False)
-            if wanted:
-                network.add_adapter(LoraConfig(r=shape.rank, lora_alpha=shape.rank, target_modules=wanted))
-        factors = {**_factors(variant.unet, "unet."), **_factors(variant.text_encoder, "text_encoder.")}
+        factors = _add(variant, shape)
         self.keys = list(factors)
         self.modules = nn.ModuleDict({"factors": nn.ParameterList(factors.values())})
 
@@ -123,6 +116,25 @@ class AddonTask:
         shown = corrupt_flow(latents, torch.randn_like(latents), draw_levels(BATCH, self._high_noise_share))
         states = self._variant.text_encoder(ids).last_hidden_state
         return F.mse_loss(self._variant.unet(shown.sample, shown.timestep, states).sample, shown.target)
+
+
+def _add(variant: Variant, shape: AddonShape) -> dict[str, nn.Parameter]:
+    """Put the LoRA's factors beside the variant's weights, which are frozen; the factors, by the names of files."""
+    from peft import LoraConfig
+
+    targets = _UNET_TARGETS + (_CONV_TARGETS if shape.convolutions else [])
+    for network, wanted in ((variant.unet, targets), (variant.text_encoder, _TEXT_TARGETS if shape.text else [])):
+        network.requires_grad_(False)
+        if wanted:
+            network.add_adapter(LoraConfig(r=shape.rank, lora_alpha=shape.rank, target_modules=wanted))
+    return {**_factors(variant.unet, "unet."), **_factors(variant.text_encoder, "text_encoder.")}
+
+
+@torch.no_grad()
+def adapted(variant: Variant, shape: AddonShape, saved: Mapping[str, torch.Tensor]) -> None:
+    """Let a LoRA act on a variant."""
+    for key, factor in _add(variant, shape).items():
+        factor.copy_(saved[key])
 
 
 def _factors(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]:

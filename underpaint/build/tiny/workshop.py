@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
 from underpaint.build.controlnet_configs import PREFIX
-from underpaint.build.tiny import checkpoints, control_skill, evaluate, export, routing
+from underpaint.build.tiny import addon_skill, checkpoints, control_skill, evaluate, export, routing
 from underpaint.build.tiny.architectures import (
     AUTOENCODERS,
     TEACHER,
@@ -74,6 +76,10 @@ class Workshop:
     def recipe(self, part: str, decay_share: float, average_decay: float) -> Recipe:
         budget = Budget(minutes=self.minutes or MINUTES[part])
         return Recipe(budget, decay_share=decay_share, average_decay=average_decay, seed=self.seed)
+
+    @property
+    def lora_store(self) -> Path:
+        return self.repository.absolute().parent / "addons" / "lora"
 
     def checkpoint(self, part: str) -> Path:
         return self.out / f"{part}.pt"
@@ -178,10 +184,9 @@ def export_family(workshop: Workshop) -> None:
 def train_addons(workshop: Workshop) -> None:
     """The LoRAs, one after the other; they need an exported base."""
     recipe = workshop.recipe("addons", decay_share=0.6, average_decay=0.99)
-    store = workshop.repository.absolute().parent / "addons" / "lora"
     for shape in ADDONS.values():
         base, told = VARIANTS[ADDON_BASE], {"fresh": workshop.fresh, "from_exported": workshop.from_exported}
-        train_addon(shape, base, workshop.repository, workshop.out, store, recipe, **told)
+        train_addon(shape, base, workshop.repository, workshop.out, workshop.lora_store, recipe, **told)
 
 
 def train_controlnets(workshop: Workshop) -> None:
@@ -198,9 +203,26 @@ def train_controlnets(workshop: Workshop) -> None:
 def evaluate_family(workshop: Workshop) -> None:
     """Judge what the repository holds; prints one JSON object and leaves it beside the checkpoints."""
     reports = {name: evaluate.evaluate_exported(workshop.repository, shape) for name, shape in VARIANTS.items()}
-    reports["controlnets"] = control_skill.evaluate(workshop.repository, VARIANTS[ADDON_BASE])
-    text = json.dumps(reports, indent=2)
-    (workshop.out / "evaluation.json").write_text(text + "\n")
+    _tell(workshop, "evaluation", {**reports, **_skills(workshop)})
+
+
+def evaluate_addons(workshop: Workshop) -> None:
+    """Judge LoRAs and ControlNets alone."""
+    _tell(workshop, "skills", _skills(workshop))
+
+
+def _skills(workshop: Workshop) -> dict[str, Any]:
+    base = VARIANTS[ADDON_BASE]
+    return {
+        "loras": addon_skill.evaluate(workshop.repository, base, workshop.lora_store),
+        "controlnets": control_skill.evaluate(workshop.repository, base),
+    }
+
+
+def _tell(workshop: Workshop, name: str, report: dict[str, Any]) -> None:
+    text = json.dumps(report, indent=2, default=dataclasses.asdict)
+    workshop.out.mkdir(parents=True, exist_ok=True)
+    (workshop.out / f"{name}.json").write_text(text + "\n")
     print(text)
 
 
@@ -221,7 +243,7 @@ def _parts() -> dict[str, Callable[[Workshop], None]]:
     # These learn from what the exported small variant paints, and export themselves.
     parts["router"], parts["discriminator"] = routing.train_router, routing.train_discriminator
     parts["addons"], parts["controlnets"] = train_addons, train_controlnets
-    parts["evaluate"] = evaluate_family
+    parts["evaluate"], parts["skills"] = evaluate_family, evaluate_addons
     return parts
 
 
