@@ -164,6 +164,9 @@ def test_files_come_over_http_or_fail_in_time() -> None:
         for name in ("half", "slow"):
             with pytest.raises((Unavailable, InvalidArgument), match=name):
                 store.load(name).result(PATIENCE_S)
+        small = store_of(f"http://127.0.0.1:{server.server_port}/loras", limits=Limits(max_bytes=100))
+        with pytest.raises(InvalidArgument, match="too large"):
+            small.load("night").result(PATIENCE_S)
     finally:
         _Remote.patience.set()
         server.shutdown()

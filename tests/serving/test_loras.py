@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,29 @@ def test_bad_files_fail_their_own_request_only(server: Any, folder: Path, reposi
     whole = write_lora(folder, repository, "whole", seed=22).read_bytes()
     (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     write_lora(folder, repository, "heavy", seed=23, rank=33)
-    for name, complaint in (("half", "cut off"), ("heavy", "rank: got 33; allowed: 1 to 32")):
-        with pytest.raises(InferenceServerException, match=complaint) as refused:
+    write_lora(folder, repository, "infinite", seed=24, strength=float("nan"))
+    write_lora(folder, repository, "foreign", seed=25, variant="tiny-l")
+    complaints = {
+        "half": "cut off",
+        "heavy": "rank: got 33; allowed: 1 to 32",
+        "infinite": "not finite",
+        "foreign": "base model: got 'tiny-l'",
+    }
+    good = [{**BASE, "seed": seed, "lora": f"l{seed}"} for seed in range(4)]
+    alone = [painted(server, each["lora"], seed=each["seed"]) for each in good]
+
+    def refused(name: str) -> tuple[str, str]:
+        with pytest.raises(InferenceServerException) as failure:
             generate(server.grpc_url, **BASE, lora=name)
-        assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
-    painted(server, "l0")
+        return failure.value.status(), failure.value.message()
+
+    with ThreadPoolExecutor(len(complaints)) as pool:  # in the midst of others
+        failures = pool.map(refused, complaints)
+        together = generate_all(server.grpc_url, good)
+    for (status, message), complaint in zip(failures, complaints.values(), strict=True):
+        assert status == "StatusCode.INVALID_ARGUMENT" and complaint in message
+    for (image, _), expected in zip(together, alone, strict=True):
+        assert np.abs(image.astype(int) - expected.astype(int)).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("lora", ["../l0", "l0:nan", "l0:inf", "l0,l0"])
