@@ -36,6 +36,15 @@ def test_a_bfloat16_graph_is_compared_in_float32(tmp_path: Path, monkeypatch: py
     assert exporting._compare_widened(narrow_unet(), tmp_path / "model.onnx", SIZES.other(narrow_unet(), 5)) is None
 
 
+def test_a_half_precision_network_that_is_told_sizes(tmp_path: Path) -> None:
+    """SDXL's: what it is told is joined in float32."""
+    told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+    made = unet(cross_attention_dim=16, projection_class_embeddings_input_dim=48 + 6 * 8, **told)
+    parity = export(UNetGraph(made.half(), vae_scale_factor=4), tmp_path, SIZES, tokens=5, rewrites=FOR_GPU)
+    assert parity is not None
+    assert parity < 1e-2
+
+
 def test_a_bfloat16_graph_that_computes_something_else_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,8 @@ class UNetGraph(Graph):
     ) -> torch.Tensor:
         more = None
         if pooled_projections is not None:
-            more = {"text_embeds": pooled_projections.to(self.dtype), "time_ids": self._time_ids(sample)}
+            # As float32: diffusers joins it with embedded sizes, which are, and the exporter lets types of both stand.
+            more = {"text_embeds": pooled_projections, "time_ids": self._time_ids(sample)}
         states = encoder_hidden_states.to(self.dtype)
         x = sample.to(self.dtype)
         return self.weights(x, timestep, states, added_cond_kwargs=more, return_dict=False)[0].float()
