@@ -60,7 +60,7 @@ class FakeStudio:
 def test_a_plan_skips_what_the_policies_skip() -> None:
     assert PLAN.refine_skips == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert PLAN.resume_steps == [2, 5, 7, 10, 12]
-    assert PLAN.pictures == 8 + 6 * (1 + 9 + 5)
+    assert PLAN.pictures == 8 + 6 * (1 + 2 * 9 + 5)
     assert Plan(1, 1, 0, small_steps=4, large_steps=25).refine_skips == [1, 2, 3]
 
 
@@ -74,12 +74,14 @@ def test_everything_is_painted_and_judged() -> None:
     for pair in pairs["modm"]:
         assert pair.full > 0.8 and list(pair.by_skip) == [skip / 10 for skip in PLAN.refine_skips]
         assert len(set(pair.by_skip.values())) == 1  # this studio ignores the skip
+    found = [pair.by_skip[1.0] for pair in pairs["retrieval"]]
+    assert [pair.by_skip[0.5] for pair in pairs["modm_text"]] == found  # and gives back what it starts from
     assert np.mean([pair.by_skip[0.08] for pair in pairs["nirvana"]]) < 0.3
     assert [list(pair.by_skip) for pair in pairs["retrieval"]] == [[1.0]] * PLAN.queries
 
 
 def test_ctrl_c_keeps_what_is_whole() -> None:
-    campaign = Campaign(PLAN, FakeStudio(interrupted_at=14 + 6 * 2 + 3), FakeEmbedder())
+    campaign = Campaign(PLAN, FakeStudio(interrupted_at=14 + 6 * 4 + 3), FakeEmbedder())
     assert not campaign.paint()
     pairs = campaign.pairs()
     assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.1, 0.2]] * PLAN.queries

@@ -11,7 +11,9 @@ from tests.policies.examples import EVIDENCE, REQUESTS, SETTINGS, a_match, found
 from underpaint.evidence import Evidence, Reuse, Space
 from underpaint.policies import CachedImage, Keep, Noise, Plan
 from underpaint.policies.modm import Modm
+from underpaint.policies.modm_text import ModmText
 from underpaint.policies.random_source import RandomSource
+from underpaint.policies.thresholds import Thresholds
 from underpaint.requests import GenerateRequest
 
 MODM, RANDOM = Modm(), RandomSource()
@@ -66,6 +68,19 @@ def test_text_is_compared_with_images() -> None:
     assert (query.space, query.reuse) == (Space.IMAGE, Reuse.IMAGE)
     assert not MODM.needs.stranger
     assert (RANDOM.needs.matches, RANDOM.needs.stranger) == (query, True)
+
+
+@pytest.mark.parametrize(("similarity", "skip"), [(0.96, 25), (0.9, 0)])
+def test_by_text_it_goes_by_thresholds_of_its_own(similarity: float, skip: int) -> None:
+    assert SETTINGS.calibration is not None
+    calibration = replace(SETTINGS.calibration, modm_text=Thresholds.of((0.95, 0.5)))
+    plan = ModmText().plan(FIFTY, found(a_match(similarity)), replace(SETTINGS, calibration=calibration))
+    assert plan.start == (CachedImage(a_match(similarity), skip) if skip else Noise())
+
+
+def test_by_text_it_looks_for_the_same_as_by_image() -> None:
+    assert MODM.needs.matches is not None
+    assert ModmText().needs.matches == replace(MODM.needs.matches, space=Space.TEXT)
 
 
 @settings(max_examples=200, deadline=None)

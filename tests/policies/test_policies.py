@@ -32,7 +32,7 @@ CIRCLE = GenerateRequest("a circle", seed=1)
 
 def test_policies_are_found_by_their_own_name() -> None:
     published = ["vanilla", "modm", "nirvana", "diffserve", "hadis"]
-    assert list(POLICIES) == [*published, "retrieval", "small", "random-mix", "random-source"]
+    assert list(POLICIES) == [*published, "modm-text", "retrieval", "small", "random-mix", "random-source"]
     for name, policy in POLICIES.items():
         assert policies.by_name(name) is policy
         assert policy.name == name

@@ -28,7 +28,7 @@ from underpaint.policies.thresholds import NEVER, Threshold, Thresholds
 
 BIN_PAIRS = 25  # at least so many in a bin
 MAX_BINS = 24
-SYSTEMS = ("modm", "nirvana", "retrieval")
+SYSTEMS = ("modm", "modm_text", "nirvana", "retrieval")
 _SLACK = 1e-4  # a verbatim repeat has similarity 1 here, and 0.9999999 elsewhere
 
 

@@ -11,7 +11,7 @@ from underpaint.bench.calibrate import SYSTEMS, Measurements, bins, isotonic
 from underpaint.bench.plots import INK, PALE, footnote, panels, save
 from underpaint.policies import Calibration
 
-_SCALES = {"modm": "of the prompt to a picture", "nirvana": "of two prompts", "retrieval": "of two prompts"}
+_SCALES = dict.fromkeys(SYSTEMS, "of two prompts") | {"modm": "of the prompt to a picture"}
 
 
 def quality_by_similarity(measured: Measurements, calibration: Calibration, path: Path) -> None:
@@ -26,7 +26,7 @@ def quality_by_similarity(measured: Measurements, calibration: Calibration, path
 
 
 def _draw(axes: Any, measured: Measurements, system: str, calibration: Calibration) -> None:
-    cut = bins(measured.pairs[system])
+    cut = bins(measured.pairs.get(system, ()))
     if not cut:
         axes.annotate(f"{system}: too few pairs", (0.5, 0.5), xycoords="axes fraction", ha="center", color=PALE)
         return

@@ -67,7 +67,7 @@ class Plan:
     @property
     def pictures(self) -> int:
         """In all."""
-        return self.stored + self.queries * (1 + len(self.refine_skips) + len(self.resume_steps))
+        return self.stored + self.queries * (1 + 2 * len(self.refine_skips) + len(self.resume_steps))
 
 
 class Campaign:
@@ -81,6 +81,7 @@ class Campaign:
         self._by_image: list[Nearest] = []
         self._by_text: list[Nearest] = []
         self._refined: dict[int, list[Painted]] = {}
+        self._reworded: dict[int, list[Painted]] = {}
         self._resumed: dict[int, list[Painted]] = {}
 
     def paint(self) -> bool:
@@ -97,11 +98,12 @@ class Campaign:
         plan, painter = self._plan, self._painter
         self._full = easel.paint("in full", lambda item, _: painter.from_noise(item, plan.resume_steps), self._items)
         self._match()
-        sources = [self._full[match.place] for match in self._by_image]
-        latents = [self._full[match.place].latents for match in self._by_text]
+        by_image, by_text = ([self._full[match.place] for match in found] for found in (self._by_image, self._by_text))
         for skip in plan.refine_skips:
-            refine = partial(_refine, painter, sources, skip)
-            self._refined[skip] = easel.paint(f"refined from step {skip}", refine, self._queries)
+            for refined, sources in ((self._refined, by_image), (self._reworded, by_text)):
+                refine = partial(_refine, painter, sources, skip)
+                refined[skip] = easel.paint(f"refined from step {skip}", refine, self._queries)
+        latents = [source.latents for source in by_text]
         for step in plan.resume_steps:
             resume = partial(_resume, painter, latents, step)
             self._resumed[step] = easel.paint(f"resumed from step {step}", resume, self._queries)
@@ -118,10 +120,14 @@ class Campaign:
             return {}
         full = self._accuracies("full pictures", self._full[self._plan.stored :])
         found = [self._full[match.place] for match in self._by_text]
-        refined = {n / self._plan.small_steps: self._accuracies(f"skip {n}", own) for n, own in self._refined.items()}
+        refined, reworded = (
+            {n / self._plan.small_steps: self._accuracies(f"skip {n}", own) for n, own in painted.items()}
+            for painted in (self._refined, self._reworded)
+        )
         resumed = {n / self._plan.large_steps: self._accuracies(f"step {n}", own) for n, own in self._resumed.items()}
         return {
             "modm": _pairs(self._by_image, full, refined),
+            "modm_text": _pairs(self._by_text, full, reworded),
             "nirvana": _pairs(self._by_text, full, resumed),
             "retrieval": _pairs(self._by_text, full, {1.0: self._accuracies("found pictures", found)}),
         }

@@ -20,6 +20,7 @@ INK, PALE, GRID, PAPER = "#282828", "#807e78", "#e4e2dc", "#faf9f6"
 _COLOURS = {
     "vanilla": "#6b6b6b",
     "modm": "#c8452d",
+    "modm-text": "#e58a5f",
     "nirvana": "#2f6fb5",
     "retrieval": "#8c5fb0",
     "small": "#d99a2b",

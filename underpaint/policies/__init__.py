@@ -5,6 +5,7 @@ from underpaint.policies.calibration import Calibration
 from underpaint.policies.diffserve import DiffServe
 from underpaint.policies.hadis import Hadis
 from underpaint.policies.modm import Modm
+from underpaint.policies.modm_text import ModmText
 from underpaint.policies.nirvana import Nirvana
 from underpaint.policies.plan import (
     Accept,
@@ -54,6 +55,7 @@ _ALL: tuple[Policy, ...] = (
     Nirvana(),
     DiffServe(),
     Hadis(),
+    ModmText(),
     Retrieval(),
     Small(),
     RandomMix(),

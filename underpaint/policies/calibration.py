@@ -34,6 +34,7 @@ class Calibration:
         embedder, small, large: hashes, as in the deployment that it was measured on; ``small`` is the refiner's.
         alpha: the share of full quality that is kept; ``over``: on every hit, or by all requests together.
         modm: image similarity to share of the refiner's steps that a refinement of the image may skip.
+        modm_text: the same by text similarity.
         nirvana: text similarity to share of the large variant's steps that a resumed trajectory may skip.
         retrieval: text similarity from which an image is as good as new; a single row, which skips everything.
         measured_at: ISO 8601 date and time; ``measured_on``: the machine, in words.
@@ -44,6 +45,7 @@ class Calibration:
     large: str
     alpha: float
     modm: Thresholds = NEVER
+    modm_text: Thresholds = NEVER
     nirvana: Thresholds = NEVER
     retrieval: Thresholds = NEVER
     over: str = OVER[0]
