@@ -284,3 +284,20 @@ def test_a_full_batch_is_one_call() -> None:
     for i in range(20):
         batcher.add(Ticket(str(i), 2, arrived_ns=i))
     assert batcher.calls_for(batcher.take()) == 1
+
+
+def test_kin_shares_a_call_where_all_can_be_under_way_at_once() -> None:
+    batcher = StepBatcher(32, stacks=2)
+    for i in range(16):
+        batcher.add(Ticket(f"r{i}", 2, arrived_ns=i, kin=(f"lora-{i % 8}",)))
+    first, second = batcher.take(), batcher.take()
+    assert len(first) == len(second) == 8
+    assert [len({each.kin for each in batch}) for batch in (first, second)] == [4, 4]
+
+
+def test_for_kin_nobody_waits_a_turn_longer() -> None:
+    batcher = StepBatcher(4, stacks=2)
+    for i in range(12):
+        batcher.add(Ticket(f"r{i}", 1, arrived_ns=i, kin=("late",) if i in (0, 7, 8, 9, 10, 11) else ()))
+    under_way = {each.request_id for _ in range(2) for each in batcher.take()}
+    assert under_way == {f"r{i}" for i in range(8)}, "those whose turn it is, kin or not"
