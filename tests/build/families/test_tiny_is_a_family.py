@@ -9,9 +9,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.conftest import REPOSITORY
-from tests.serving.test_parity import _FlowMatchScheduler, config, pipeline
+from tests.serving.test_parity import config, pipeline
 from underpaint.build.build_cli import find_recipe
 from underpaint.build.checkpoint import Checkpoint
 from underpaint.build.graph import Extent
@@ -25,7 +26,7 @@ VARIANT = "tiny-m"
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Of one variant, from a checkpoint that diffusers has written."""
     folder = tmp_path_factory.mktemp("hub") / VARIANT
-    pipeline(VARIANT, _FlowMatchScheduler.from_config(config(VARIANT))).save_pretrained(folder)
+    pipeline(VARIANT, FlowMatchEulerDiscreteScheduler.from_config(config(VARIANT))).save_pretrained(folder)
     family = find_recipe("tiny")
     variant = next(each for each in family.variants if each.name == VARIANT)
     recipe = replace(family, variants=(variant,), small=VARIANT, large=VARIANT, refiner="", clip=False, routing=False)
