@@ -47,9 +47,5 @@ class CacheMetrics:
         now = self._activity()
         for reason, count in dict(now.errors).items():
             self._metrics.reach("errors", count, reason=reason)
-        if now.stats is None:
-            return
-        for name in _GAUGES:
-            self._metrics.set(name, getattr(now.stats, name))
-        for name in _COUNTERS:
-            self._metrics.reach(name, getattr(now.stats, name))
+        if now.stats is not None:
+            self._metrics.copy(now.stats, _GAUGES, _COUNTERS)

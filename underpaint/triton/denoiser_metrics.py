@@ -48,11 +48,7 @@ class DenoiserMetrics:
         self._metrics.close()
 
     def _send(self) -> None:
-        now = self._activity()
-        for name in _GAUGES:
-            self._metrics.set(name, getattr(now, name))
-        for name in _COUNTERS:
-            self._metrics.reach(name, getattr(now, name))
+        self._metrics.copy(self._activity(), _GAUGES, _COUNTERS)
         if self._loras is not None:
             self._send_loras(self._loras())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import triton_python_backend_utils as pb_utils
 
@@ -36,6 +36,13 @@ class Metrics:
         if total > self._counted[key]:
             metric.increment(total - self._counted[key])
             self._counted[key] = total  # type: ignore[assignment]  # sums of scores are counters too
+
+    def copy(self, record: object, gauges: Iterable[str], counters: Iterable[str]) -> None:
+        """What a record says, in attributes of the metrics' own names."""
+        for name in gauges:
+            self.set(name, getattr(record, name))
+        for name in counters:
+            self.reach(name, getattr(record, name))
 
     def close(self) -> None:
         """Drop the metrics before their families, as the Python backend demands."""
