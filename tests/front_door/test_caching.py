@@ -18,7 +18,7 @@ from underpaint.front_door.door import FrontDoor
 from underpaint.front_door.gathering import Patience, direction
 from underpaint.front_door.reply import Reply
 from underpaint.front_door.traffic import Release, Traffic
-from underpaint.policies import Settings
+from underpaint.policies import Settings, Thresholds
 from underpaint.requests import GenerateRequest
 
 ALL_LATENTS = {(1, step): LATENTS for step in (2, 5, 7, 10, 12)}
@@ -679,6 +679,32 @@ def test_hits_misses_and_steps_are_counted() -> None:
         ("vanilla", "big"): 25,
         ("modm", "big"): 25,
     }
+
+
+def test_what_is_near_is_painted_by_the_small_variant_in_the_size_of_the_large_one() -> None:
+    other_size = replace(DEPLOYMENT.variant("little"), sizes=((9, 9), (6, 4)))
+    deployment = replace(DEPLOYMENT, variants={**DEPLOYMENT.variants, "little": other_size})
+    calibration = replace(CALIBRATION, modm=Thresholds.of((0.8, 0.6), (0.6, 0.0)))
+    server = knowing(a_match(0.7), along=True)
+    door = FrontDoor(deployment, server, LIMITS, Settings.of(deployment, calibration), log=server.cache.log.append)
+    reply = run(door.serve(circle("modm")))
+    (call,), (lookup,) = server.calls, server.cache.lookups
+    assert call.model == "little" and (call.inputs["width"].item(), call.inputs["height"].item()) == (6, 4)
+    assert lookup["bring_from"] == [pytest.approx(0.8)] and "fetch" not in server.cache.asked
+    outcome = reply.outcome
+    assert (outcome.start, outcome.variant, outcome.miss, outcome.source) == ("noise", "little", "near", None)
+    assert (outcome.steps_run, outcome.steps_skipped, outcome.generation, outcome.warnings) == (10, 0, 0, ())
+    assert reply.keepsake is not None and door.tally.misses["modm", "near"] == 1
+
+
+def test_what_is_near_but_not_for_the_small_variant_is_a_miss() -> None:
+    calibration = replace(CALIBRATION, modm=Thresholds.of((0.6, 0.0)))
+    server, request = knowing(a_match(0.7)), circle("modm", num_inference_steps=40)
+    few = replace(DEPLOYMENT.variant("little"), max_inference_steps=20)
+    deployment = replace(DEPLOYMENT, variants={**DEPLOYMENT.variants, "little": few})
+    door = FrontDoor(deployment, server, LIMITS, Settings.of(deployment, calibration), log=server.cache.log.append)
+    outcome = run(door.serve(request)).outcome
+    assert (outcome.variant, outcome.miss, outcome.steps_run) == ("big", "unfit", 40)
 
 
 def test_a_share_of_the_hits_is_painted_in_full_as_well() -> None:

@@ -73,7 +73,9 @@ def test_rows_must_fall(rows: list[tuple[float, float]]) -> None:
         Thresholds.of(*rows)
 
 
-@pytest.mark.parametrize(("similarity", "skip"), [(1.1, 0.5), (math.nan, 0.5), (0.5, 0.0), (0.5, 1.1), (0.5, math.nan)])
+@pytest.mark.parametrize(
+    ("similarity", "skip"), [(1.1, 0.5), (math.nan, 0.5), (0.5, -0.1), (0.5, 1.1), (0.5, math.nan)]
+)
 def test_a_row_is_a_cosine_and_a_share(similarity: float, skip: float) -> None:
     with pytest.raises(InvalidArgument):
         Threshold(similarity, skip)

@@ -53,6 +53,35 @@ def test_only_the_small_variant_refines() -> None:
     assert MODM.plan(GenerateRequest("a circle", variant="tiny-s"), evidence, SETTINGS).start != Noise()
 
 
+NEAR = Thresholds.of((0.3, 0.6), (0.2, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("similarity", "plan"),
+    [
+        (0.3, Plan("tiny-s", CachedImage(a_match(0.3), 30))),
+        (0.299, Plan("tiny-s", Noise(near=a_match(0.299)))),
+        (0.2, Plan("tiny-s", Noise(near=a_match(0.2)))),
+        (0.199, Plan("tiny-l", Noise())),
+    ],
+)
+@pytest.mark.parametrize("policy", [MODM, RANDOM])
+def test_what_is_near_is_left_to_the_small_variant(policy: Modm, similarity: float, plan: Plan) -> None:
+    """Similar enough for that, and too far to be painted over: it starts from noise, and reuses nothing."""
+    assert SETTINGS.calibration is not None
+    settings = replace(SETTINGS, calibration=replace(SETTINGS.calibration, modm=NEAR))
+    match = a_match(similarity)
+    assert policy.plan(FIFTY, found(match, stranger=match), settings) == plan
+    assert settings.to_run(FIFTY, plan) == (20 if plan.skipped else 50)
+    assert policy.plan(replace(FIFTY, variant="tiny-l"), found(match), settings) == Plan("tiny-l", Noise())
+
+
+def test_what_is_near_is_kept_as_it_comes_from_noise() -> None:
+    near = Plan("tiny-s", Noise(near=a_match(0.2)))
+    assert MODM.keep(FIFTY, near, SETTINGS) == Keep()
+    assert MODM.keep(FIFTY, near, replace(SETTINGS, keep_small=False)) is None
+
+
 def test_cache_all_and_cache_large() -> None:
     hit, miss = Plan("tiny-s", CachedImage(a_match(0.3), 6)), Plan("tiny-l", Noise())
     repeat = Plan("tiny-s", CachedImage(a_match(0.3), 30))

@@ -84,6 +84,7 @@ class Miss(StrEnum):
     UNAVAILABLE = "unavailable"  # an error instead of an answer
     EMPTY = "empty"  # nothing is stored for requests like this one
     DECLINED = "declined"  # what was found is not similar enough, or not worth its fetch
+    NEAR = "near"  # what was found is not similar enough to be reused, but to leave the request to the small variant
     GONE = "gone"  # evicted after it was found
     BROKEN = "broken"  # found and fetched, but it cannot be painted from
 

@@ -308,9 +308,9 @@ class FrontDoor:
         """How the plan's variant samples the request. Raises SourceLost where it cannot, but another one could."""
         deployment = release.deployment
         variant = deployment.variant(plan.variant)
-        if isinstance(plan.start, Noise):
+        if plan.start == Noise():
             return deployment.sampling(request, variant)
-        # What is reused was looked up in the size that the request has with the variant of its miss.
+        # What was found was looked up in the size that the request has with the variant of its miss.
         size_of = deployment.variant(request.variant or release.settings.large)
         try:
             sized = deployment.sampling(request, size_of)

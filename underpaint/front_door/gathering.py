@@ -201,10 +201,11 @@ class Gatherer:
 
 def _bring(query: Query, thresholds: Thresholds, sampling: Sampling, autoencoder: str) -> Bring:
     """Of an entry that is similar enough for something."""
+    reused = [row for row in thresholds.rows if row.skip]
     if query.reuse is Reuse.IMAGE:
-        return Bring(((thresholds.reach, 0),), autoencoder if query.refined else "")
+        return Bring(tuple((row.similarity, 0) for row in reused[-1:]), autoencoder if query.refined else "")
     steps = sampling.num_inference_steps
-    return Bring(tuple((row.similarity, thresholds.steps(row.similarity, steps)) for row in thresholds.rows))
+    return Bring(tuple((row.similarity, thresholds.steps(row.similarity, steps)) for row in reused))
 
 
 def direction(request: GenerateRequest, dimensions: int) -> np.ndarray:

@@ -117,9 +117,10 @@ def _generation(job: Job) -> int:
 
 def _absence(policy: Policy, evidence: Evidence, job: Job) -> Absence | None:
     """Why the cache was of no help, where it could have been."""
-    if policy.needs.matches is None or not isinstance(job.plan.start, Noise):
+    start = job.plan.start
+    if policy.needs.matches is None or not isinstance(start, Noise):
         return None
-    return evidence.absence or Absence(Miss.DECLINED)
+    return evidence.absence or Absence(Miss.NEAR if start.near else Miss.DECLINED)
 
 
 def _not_helped(absence: Absence | None) -> tuple[str, ...]:

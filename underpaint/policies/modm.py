@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from underpaint.evidence import Evidence, Match, Needs, Query, Reuse, Space
 from underpaint.policies.plan import CachedImage, Keep, Noise, Plan, Policy, Settings
-from underpaint.policies.thresholds import NEVER, Thresholds
+from underpaint.policies.thresholds import NEVER, Thresholds, whole_steps
 from underpaint.requests import GenerateRequest
 
 # Figure 5b: CLIP ViT-L/14, 30, 25, 15, 10 and 5 of 50 steps. For simulations; a server goes by its own calibration.
@@ -23,10 +23,17 @@ class Modm(Policy):
         return settings.calibration.modm if settings.calibration else NEVER
 
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
-        source, skip = self.source(evidence), self._skip(request, evidence, settings)
-        if source is None or skip == 0:
-            return Plan(request.variant or settings.large, Noise())
-        return Plan(settings.refiner, CachedImage(source, skip))
+        best, miss = evidence.best, Plan(request.variant or settings.large, Noise())
+        # It is the refiner's work that was calibrated; a caller who insists on another one gets a miss.
+        if best is None or request.variant not in (None, settings.refiner):
+            return miss
+        row = self.thresholds(settings).row(best.similarity)
+        if row is None:
+            return miss
+        if row.skip == 0:
+            return Plan(settings.refiner, Noise(near=best))
+        source, skip = self.source(evidence), whole_steps(row.skip, settings.refinement(request, settings.refiner))
+        return miss if source is None or skip == 0 else Plan(settings.refiner, CachedImage(source, skip))
 
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
         """Not what hardly differs from the entry that it was made from: whoever finds the one finds the other."""
@@ -39,10 +46,3 @@ class Modm(Policy):
     def source(self, evidence: Evidence) -> Match | None:
         """The entry to refine, should the best match be similar enough."""
         return evidence.best
-
-    def _skip(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> int:
-        # It is the refiner's work that was calibrated; a caller who insists on another one gets a miss.
-        if evidence.best is None or request.variant not in (None, settings.refiner):
-            return 0
-        steps = settings.refinement(request, settings.refiner)
-        return self.thresholds(settings).steps(evidence.best.similarity, steps)

@@ -22,8 +22,12 @@ _EVEN_ODDS = 0.5
 
 @dataclass(frozen=True)
 class Noise:
-    """Start from nothing: run every step."""
+    """Start from nothing: run every step.
 
+    ``near``: the entry that is similar enough for the small variant to paint the request, but not to be painted over.
+    """
+
+    near: Match | None = None
     name: ClassVar[str] = "noise"
 
 

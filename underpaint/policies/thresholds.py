@@ -17,7 +17,10 @@ _TOLERANCE = 1e-9  # 0.58 of 50 steps are 29, which floating point makes 28.9999
 
 @dataclass(frozen=True)
 class Threshold:
-    """From ``similarity`` on (inclusive), ``skip`` of a run, above 0 and up to 1, may be skipped."""
+    """From ``similarity`` on (inclusive), ``skip`` of a run, 0 to 1, may be skipped by whoever serves hits.
+
+    0 where it has to run all of its steps from noise, and yet will do: what the small variant may paint for MoDM.
+    """
 
     similarity: float
     skip: float
@@ -25,8 +28,8 @@ class Threshold:
     def __post_init__(self) -> None:
         if not -1 <= self.similarity <= 1:
             raise InvalidArgument.of("similarity", self.similarity, "-1 to 1, a cosine")
-        if not 0 < self.skip <= 1:
-            raise InvalidArgument.of("skip", self.skip, "a share of all steps, above 0 and up to 1")
+        if not 0 <= self.skip <= 1:
+            raise InvalidArgument.of("skip", self.skip, "a share of all steps, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,14 @@ class Thresholds:
         """The lowest similarity that is good for anything; infinite where none is."""
         return self.rows[-1].similarity if self.rows else math.inf
 
+    def row(self, similarity: float) -> Threshold | None:
+        """The one that holds for a similarity; None below all."""
+        return next((row for row in self.rows if similarity >= row.similarity), None)
+
     def skip(self, similarity: float) -> float:
         """The share of a run that may be skipped; 0 below all thresholds."""
-        return next((row.skip for row in self.rows if similarity >= row.similarity), 0.0)
+        row = self.row(similarity)
+        return row.skip if row else 0.0
 
     def steps(self, similarity: float, num_inference_steps: int) -> int:
         """The same in steps of a run, rounded down; at least one step of every run is left to be made."""
