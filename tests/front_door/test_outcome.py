@@ -50,6 +50,7 @@ def test_the_report_is_readable_json() -> None:
         "embed": 0.5,
         "lookup": 0.25,
         "fetch": 0.0,
+        "awaited": 0.0,
         "route": 0.0,
         "judge": 0.0,
         "other": 0.0,

@@ -43,7 +43,7 @@ from underpaint.front_door.memory import Memory
 from underpaint.front_door.pipelines import Job, Painting, paint
 from underpaint.front_door.pulse import Pulse
 from underpaint.front_door.registry import Registry, Visit
-from underpaint.front_door.reply import Reply, reply_to
+from underpaint.front_door.reply import Reply, reply_to, scopes_of
 from underpaint.front_door.scopes import Hashes
 from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.shadow import Shadow
@@ -53,6 +53,7 @@ from underpaint.front_door.traffic import Release, Traffic
 from underpaint.front_door.transport import Transport
 from underpaint.front_door.trial import Exhibit, Trial
 from underpaint.front_door.turnstile import Turnstile
+from underpaint.front_door.underway import Underway
 from underpaint.front_door.workload import Work, Workload
 from underpaint.policies import CachedImage, Escalate, Finished, Noise, Plan, Policy, Settings
 from underpaint.policies.admission import Admitted, Room, admit, held_up_s
@@ -110,11 +111,14 @@ class FrontDoor:
         self._attendant = Attendant(self.denoisers, self._limits.timeout_s, self._limits.attend_every_s)
         self._costs, complaints, patience = Costs(), Complaints(log), self._limits.patience
         embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
+        self._underway = Underway(self._limits.timeout_s)
         foresight = Foresight(self.tally)
         self._scoring = Scoring(transport, deployment.family, self.tally, complaints, patience.score_s)
-        self._gatherer = Gatherer(embedders, foresight, cache, self._costs, patience, complaints, self._scoring, hashes)
+        self._gatherer = Gatherer(
+            embedders, foresight, cache, self._costs, patience, complaints, self._scoring, self._underway, hashes
+        )
         self._sources = Sources(cache, self._costs, patience, complaints)
-        self._memory = Memory(embedders, cache, self.tally, complaints)
+        self._memory = Memory(embedders, cache, self.tally, complaints, self._underway)
         self._shadow = Shadow(self._image_of, embedders, self.tally, complaints)
         self._trial = Trial(self.tally, self._scoring if deployment.discriminator else None, complaints)
 
@@ -231,7 +235,7 @@ class FrontDoor:
         plan = admitted.plan
         while True:
             try:
-                job, painting = await self._carry_out(plan, policy, admitted.request, release, visit)
+                job, painting = await self._carry_out(plan, policy, admitted.request, evidence, release, visit)
             except SourceLost as lost:  # a request can always do without
                 evidence = evidence.without_matches(lost.absence)
                 admitted = self._plan(policy, request, evidence, settings, visit)
@@ -265,12 +269,19 @@ class FrontDoor:
             raise
 
     async def _carry_out(
-        self, plan: Plan, policy: Policy, request: GenerateRequest, release: Release, visit: Visit
+        self, plan: Plan, policy: Policy, request: GenerateRequest, evidence: Evidence, release: Release, visit: Visit
     ) -> tuple[Job, Painting]:
         """Raises SourceLost."""
         with self._workload.job(plan.variant, release.settings.to_run(request, plan)) as work:
             job = await self._attendant.attend(self._prepare(policy, plan, request, release, visit), visit)
-            return job, await self._attendant.attend(self._paint(job, visit, work), visit)
+            if job.keep is not None and evidence.embedding is not None:
+                scopes = scopes_of(job, evidence, release.deployment)
+                self._underway.begin(visit.request_id, tuple(scopes.values()), evidence.embedding)
+            try:
+                return job, await self._attendant.attend(self._paint(job, visit, work), visit)
+            except BaseException:
+                self._underway.end(visit.request_id)
+                raise
 
     async def _prepare(
         self, policy: Policy, plan: Plan, request: GenerateRequest, release: Release, visit: Visit

@@ -1,7 +1,8 @@
 """Evidence, gathered for one request: only what its policy needs, cheapest first, and never at the request's expense.
 
     the router's score
-    what costs nothing → may anything be reused → embedding → will a lookup find anything → lookup → a stranger
+    what costs nothing → may anything be reused → embedding → is the same being painted → will a lookup find anything
+    → lookup → a stranger
 
 Where the second chain ends early, the evidence says why, and the request is served without the cache.
 """
@@ -27,6 +28,7 @@ from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import Hashes, add_ons, scope_of
 from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.traffic import Release
+from underpaint.front_door.underway import Underway
 from underpaint.policies import Policy, Thresholds
 from underpaint.requests import GenerateRequest
 
@@ -63,14 +65,17 @@ class Patience:
 class Search:
     """A policy's query, made concrete for one request.
 
-    ``reach``: the similarity below which a match is of no use; ``top_k``: how many matches are wanted, of entries up to
-    ``max_generation``; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one is wanted as
-    well; ``bring``: what should come along of what will be reused; ``patience``: how long it may take.
+    ``reach``: the similarity below which a match is of no use; ``alike``: that of prompts from which on to wait for a
+    picture that is being painted, and ``painting_s`` how long one takes; ``top_k``: how many matches are wanted, of
+    entries up to ``max_generation``; ``predicted``: whether to ask the match predictor first; ``stranger``: whether one
+    is wanted as well; ``bring``: what should come along of what will be reused; ``patience``: how long it may take.
     """
 
     space: Space
     scope: str
     reach: float
+    alike: float
+    painting_s: float
     top_k: int
     max_generation: int
     predicted: bool
@@ -99,9 +104,10 @@ class Gatherer:
         patience: Patience,
         complaints: Complaints,
         scoring: Scoring,
+        underway: Underway,
         hashes: Hashes | None = None,
     ) -> None:
-        self._hashes = hashes
+        self._underway, self._hashes = underway, hashes
         self._embedders, self._foresight, self._cache = embedders, foresight, cache
         self._costs, self._patience, self._complaints, self._scoring = costs, patience, complaints, scoring
 
@@ -136,8 +142,10 @@ class Gatherer:
             with visit.timed("embed"):
                 embedding = await self._embedders.text(request.prompt, search.patience.embed_s)
             evidence = replace(evidence, embedding=embedding)
+            with visit.timed("awaited"):
+                came = await self._underway.wait(search.scope, embedding, search.alike, _spare_s(search, visit))
             with visit.timed("lookup"):
-                return await self._look_up(search, embedding, evidence, request)
+                return await self._look_up(search, embedding, evidence, request, sure=came)
         except NoMatches as none:
             return evidence.without_matches(none.absence)
         except Exception as error:  # whatever it is, the request can be served without the cache
@@ -158,23 +166,27 @@ class Gatherer:
             sampling = deployment.sampling(request, variant)
         except InvalidArgument as misfit:
             raise NoMatches(Miss.UNFIT) from misfit
+        painting_s = self._costs.painting_s(variant.name, sampling)
         return Search(
             space=query.space,
             scope=scope_of(query.reuse, deployment, variant.name, request, sampling, named),
             reach=thresholds.reach,
+            alike=policy.alike(settings),
+            painting_s=painting_s,
             top_k=_TOP_K[query.reuse],
             max_generation=settings.max_generation - 1,  # what is made from an entry is one further from noise
             predicted=query.predicted and settings.predict,
             stranger=policy.needs.stranger,
             bring=_bring(query, thresholds, sampling, deployment.variant(settings.refiner).autoencoder),
-            patience=self._patience.when_painting_takes(self._costs.painting_s(variant.name, sampling)),
+            patience=self._patience.when_painting_takes(painting_s),
         )
 
     async def _look_up(
-        self, search: Search, embedding: np.ndarray, evidence: Evidence, request: GenerateRequest
+        self, search: Search, embedding: np.ndarray, evidence: Evidence, request: GenerateRequest, sure: bool
     ) -> Evidence:
-        """The evidence with matches. Raises NoMatches."""
-        told = self._foresight.consult(search.scope, search.reach, embedding) if search.predicted else _nobody
+        """The evidence with matches. ``sure``: there is no need to ask the predictor. Raises NoMatches."""
+        predicted = search.predicted and not sure
+        told = self._foresight.consult(search.scope, search.reach, embedding) if predicted else _nobody
         if told is None:
             raise NoMatches(Miss.PREDICTED)
         matches = await self._ask(search, embedding, None if search.stranger else search.bring)
@@ -206,6 +218,12 @@ def _bring(query: Query, thresholds: Thresholds, sampling: Sampling, autoencoder
         return Bring(tuple((row.similarity, 0) for row in reused[-1:]), autoencoder if query.refined else "")
     steps = sampling.num_inference_steps
     return Bring(tuple((row.similarity, thresholds.steps(row.similarity, steps)) for row in reused))
+
+
+def _spare_s(search: Search, visit: Visit) -> float:
+    """How long a request may wait for another's picture, and still be painted in full in time if that never comes."""
+    left_s = visit.promise_left_s()
+    return search.painting_s if left_s is None else min(search.painting_s, left_s - search.painting_s)
 
 
 def direction(request: GenerateRequest, dimensions: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from underpaint.front_door.cache_client import CacheClient, Captured, Embeddings
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.embedders import Embedders
 from underpaint.front_door.tally import Tally
+from underpaint.front_door.underway import Underway
 
 _WITHIN_S = 10.0  # for each embedding, and for the insert
 
@@ -25,13 +26,14 @@ _WITHIN_S = 10.0  # for each embedding, and for the insert
 class Keepsake:
     """An image, uint8 [H, W, 3], worth remembering, and what was captured on the way to it.
 
-    ``text_embedding``: of its prompt, float32 [D], if that is known already.
+    ``text_embedding``: of its prompt, float32 [D], if that is known already. ``request_id``: whose image it is.
     """
 
     entry: Entry
     image: np.ndarray
     text_embedding: np.ndarray | None = None
     captured: Captured | None = None
+    request_id: str = ""
 
     @property
     def form(self) -> tuple[tuple[int, ...], ...]:
@@ -48,11 +50,13 @@ class Memory:
         cache: CacheClient,
         tally: Tally,
         complaints: Complaints,
+        underway: Underway,
         capacity: int = 64,
         together: int = 8,
     ) -> None:
         """``capacity``: keepsakes that may wait; ``together``: how many make one insert at most."""
         self._embedders, self._cache, self._tally, self._complaints = embedders, cache, tally, complaints
+        self._underway = underway
         self._capacity, self._together = capacity, together
         self._waiting: deque[Keepsake] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -62,6 +66,7 @@ class Memory:
         if len(self._waiting) >= self._capacity:
             self._tally.remembered[("queue full",)] += 1
             self._complaints.about("memory", f"{self._capacity} images wait for the cache; this one is not remembered")
+            self._underway.end(keepsake.request_id)
             return
         self._waiting.append(keepsake)
         if self._worker is None or self._worker.done():
@@ -83,6 +88,9 @@ class Memory:
             except Exception as error:  # their callers have the images; all that is lost is a chance to save work
                 self._tally.remembered[("failed",)] += len(keepsakes)
                 self._complaints.about("memory", str(error))
+            finally:
+                for each in keepsakes:
+                    self._underway.end(each.request_id)
 
     def _next(self) -> list[Keepsake]:
         """Those that have waited longest and are alike, so that they make tensors."""

@@ -12,12 +12,12 @@ from typing import Any
 class Timings:
     """Milliseconds in each stage.
 
-    In the order in which a request goes through them: ``embed``: its prompt; ``lookup``: in the cache; ``fetch``: of
-    what it starts from; ``admission``: waiting for the front door and planning, in between; ``encode``: tokenizer and
-    text encoder; ``queue``: waiting for the first UNet call; ``denoise``: first to last step; ``decode``: latents to
-    pixels. ``held``: how much of queue and denoise it stood still until LoRAs or ControlNets had been loaded. Under a
-    cascade also ``route``: the router; ``judge``: the discriminator; ``other``: a painting whose
-    image is not the one that is given, in all.
+    In the order in which a request goes through them: ``embed``: its prompt; ``awaited``: a picture of nearly the same
+    prompt, until that was in the cache; ``lookup``: there; ``fetch``: of what it starts from; ``admission``: waiting
+    for the front door and planning, in between; ``encode``: tokenizer and text encoder; ``queue``: waiting for the
+    first UNet call; ``denoise``: first to last step; ``decode``: latents to pixels. ``held``: how much of queue and
+    denoise it stood still until LoRAs or ControlNets had been loaded. Under a cascade also ``route``: the router;
+    ``judge``: the discriminator; ``other``: a painting whose image is not the one that is given, in all.
     """
 
     admission: float
@@ -29,6 +29,7 @@ class Timings:
     embed: float = 0.0
     lookup: float = 0.0
     fetch: float = 0.0
+    awaited: float = 0.0
     route: float = 0.0
     judge: float = 0.0
     other: float = 0.0

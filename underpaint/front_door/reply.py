@@ -82,8 +82,7 @@ def reply_to(
 
 
 def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment) -> Keepsake:
-    variant, add_ons = job.plan.variant, evidence.add_ons
-    scopes = {reuse: scope_of(reuse, deployment, variant, job.request, job.sampling, add_ons) for reuse in Reuse}
+    scopes = scopes_of(job, evidence, deployment)
     entry = Entry(
         prompt=outcome.prompt,
         tenant=job.request.tenant,
@@ -91,13 +90,20 @@ def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting
         seed=outcome.seed,
         num_inference_steps=outcome.num_inference_steps,
         image_scope=scopes[Reuse.IMAGE],
-        latents_scope=scopes[Reuse.LATENTS] if job.capture_steps else None,
+        latents_scope=scopes.get(Reuse.LATENTS),
         autoencoder=deployment.variant(job.plan.variant).autoencoder,
         generation=outcome.generation,
         source=outcome.source.entry_id if outcome.source else None,
         metadata=outcome.metadata(),
     )
-    return Keepsake(entry, painting.image, evidence.embedding, painting.captured)
+    return Keepsake(entry, painting.image, evidence.embedding, painting.captured, outcome.request_id)
+
+
+def scopes_of(job: Job, evidence: Evidence, deployment: Deployment) -> dict[Reuse, str]:
+    """Where what is kept of a job will be found."""
+    reused = [Reuse.IMAGE, *([Reuse.LATENTS] if job.capture_steps else [])]
+    what = (deployment, job.plan.variant, job.request, job.sampling, evidence.add_ons)
+    return {reuse: scope_of(reuse, *what) for reuse in reused}
 
 
 def _source(job: Job, steps_skipped: int) -> Source | None:
@@ -175,6 +181,7 @@ def _timings(painting: Painting, visit: Visit, cascade: Cascade) -> Timings:
         embed=ms(spent["embed"]),
         lookup=ms(spent["lookup"]),
         fetch=ms(spent["fetch"]),
+        awaited=ms(spent["awaited"]),
         route=ms(spent["route"]),
         judge=ms(spent["judge"]),
         other=ms(spent["other"]),

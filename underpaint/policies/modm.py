@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import math
+
 from underpaint.evidence import Evidence, Match, Needs, Query, Reuse, Space
 from underpaint.policies.plan import CachedImage, Keep, Noise, Plan, Policy, Settings
 from underpaint.policies.thresholds import NEVER, Thresholds, whole_steps
@@ -21,6 +23,10 @@ class Modm(Policy):
 
     def thresholds(self, settings: Settings) -> Thresholds:
         return settings.calibration.modm if settings.calibration else NEVER
+
+    def alike(self, settings: Settings) -> float:
+        """By their words: there is no picture yet."""
+        return settings.calibration.modm_text.alike if settings.calibration else math.inf
 
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         best, miss = evidence.best, Plan(request.variant or settings.large, Noise())

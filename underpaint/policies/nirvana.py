@@ -23,6 +23,9 @@ class Nirvana(Policy):
     def thresholds(self, settings: Settings) -> Thresholds:
         return settings.calibration.nirvana if settings.calibration else NEVER
 
+    def alike(self, settings: Settings) -> float:
+        return self.thresholds(settings).alike
+
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         miss = Plan(request.variant or settings.large, Noise())
         if not evidence.matches or miss.variant != settings.large:  # which alone was calibrated

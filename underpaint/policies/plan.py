@@ -274,6 +274,10 @@ class Policy:
         """How similar a match must be to be of use."""
         return NEVER
 
+    def alike(self, settings: Settings) -> float:
+        """How similar two prompts must be for the one to wait while the other's picture is painted; infinite: never."""
+        return math.inf
+
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         """Decide before anything is painted."""
         raise NotImplementedError

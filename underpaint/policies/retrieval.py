@@ -18,6 +18,9 @@ class Retrieval(Policy):
     def thresholds(self, settings: Settings) -> Thresholds:
         return settings.calibration.retrieval if settings.calibration else NEVER
 
+    def alike(self, settings: Settings) -> float:
+        return self.thresholds(settings).alike
+
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         variant, best = request.variant or settings.large, evidence.best
         if best is None or request.variant is not None or not self.thresholds(settings).skip(best.similarity):

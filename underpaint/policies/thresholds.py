@@ -53,6 +53,11 @@ class Thresholds:
         """The lowest similarity that is good for anything; infinite where none is."""
         return self.rows[-1].similarity if self.rows else math.inf
 
+    @property
+    def alike(self) -> float:
+        """From where on the most may be skipped; infinite where that is less than half of a run."""
+        return self.rows[0].similarity if self.rows and self.rows[0].skip >= 0.5 else math.inf
+
     def row(self, similarity: float) -> Threshold | None:
         """The one that holds for a similarity; None below all."""
         return next((row for row in self.rows if similarity >= row.similarity), None)
