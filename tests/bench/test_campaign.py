@@ -31,7 +31,7 @@ PLAN = Plan(stored=8, queries=6, seed=1, small_steps=10, large_steps=25)
 
 
 class FakeStudio:
-    """Full pictures are true; refined ones are the image that they start from, resumed ones are black."""
+    """Full pictures are true; the small one's and resumed ones are dark; refined ones are what they start from."""
 
     def __init__(self, interrupted_at: int | None = None) -> None:
         self.calls: list[tuple[str, int]] = []
@@ -47,6 +47,10 @@ class FakeStudio:
         latents = {step: np.full((1, 2, 2), step, np.float32) for step in capture_steps}
         return Painted(np.asarray(render(item.scene)), FINISHED, latents)
 
+    def by_refiner(self, item: WorkItem) -> Painted:
+        self._call("refiner", 0)
+        return Painted(np.full((64, 64, 3), 9, np.uint8), FINISHED)
+
     def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted:
         self._call("image", skip)
         return Painted(source.image, FINISHED)
@@ -59,8 +63,8 @@ class FakeStudio:
 
 def test_a_plan_skips_what_the_policies_skip() -> None:
     assert PLAN.refine_skips == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert PLAN.resume_steps == [2, 5, 7, 10, 12]
-    assert PLAN.pictures == 8 + 6 * (1 + 2 * 9 + 5)
+    assert PLAN.resume_steps == [2, 5, 7, 10, 12, 17, 22]
+    assert PLAN.pictures == 2 * (8 + 6) + 6 * (2 * 9 + 7)
     assert Plan(1, 1, 0, small_steps=4, large_steps=25).refine_skips == [1, 2, 3]
 
 
@@ -72,19 +76,21 @@ def test_everything_is_painted_and_judged() -> None:
     assert set(pairs) == set(SYSTEMS)
     assert all(len(own) == PLAN.queries for own in pairs.values())
     for pair in pairs["modm"]:
-        assert pair.full > 0.8 and list(pair.by_skip) == [skip / 10 for skip in PLAN.refine_skips]
-        assert len(set(pair.by_skip.values())) == 1  # this studio ignores the skip
+        assert pair.full > 0.8 and list(pair.by_skip) == [0.0, *(skip / 10 for skip in PLAN.refine_skips)]
+        assert len({kept for skip, kept in pair.by_skip.items() if skip}) == 1  # this studio ignores the skip
+    assert np.mean([pair.by_skip[0.0] for pair in pairs["modm_text"]]) < 0.3
     found = [pair.by_skip[1.0] for pair in pairs["retrieval"]]
     assert [pair.by_skip[0.5] for pair in pairs["modm_text"]] == found  # and gives back what it starts from
     assert np.mean([pair.by_skip[0.08] for pair in pairs["nirvana"]]) < 0.3
     assert [list(pair.by_skip) for pair in pairs["retrieval"]] == [[1.0]] * PLAN.queries
+    assert {name: len(own) for name, own in campaign.embeddings().items()} == {"text": 14, "large": 14, "small": 14}
 
 
 def test_ctrl_c_keeps_what_is_whole() -> None:
-    campaign = Campaign(PLAN, FakeStudio(interrupted_at=14 + 6 * 4 + 3), FakeEmbedder())
+    campaign = Campaign(PLAN, FakeStudio(interrupted_at=2 * 14 + 6 * 4 + 3), FakeEmbedder())
     assert not campaign.paint()
     pairs = campaign.pairs()
-    assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.1, 0.2]] * PLAN.queries
+    assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.0, 0.1, 0.2]] * PLAN.queries
     assert all(not pair.by_skip for pair in pairs["nirvana"])
 
 
@@ -123,12 +129,14 @@ def test_a_studio_calls_the_ensemble_of_each_start(one_autoencoder: bool) -> Non
     item = WorkItem(0, None, "a red circle", 5, None, None, 0)  # type: ignore[arg-type]
     painted = studio.from_noise(item, capture_steps=[2, 5])
     assert sorted(painted.latents) == [2, 5] and painted.latents[2].shape == (4, 16, 16)
+    assert not studio.by_refiner(item).latents
     studio.from_image(item, painted, 4)
     studio.from_latents(item, painted.latents[5], 5)
     models = [call.model for call in transport.asked]
     start, refining = ("image_latents", "_resume") if one_autoencoder else ("image", "_refine")
-    assert models == [deployment.large, f"{deployment.refiner}{refining}", f"{deployment.large}_resume"]
-    first, refine, resume = (call.inputs for call in transport.asked)
+    refiner = deployment.refiner
+    assert models == [deployment.large, refiner, f"{refiner}{refining}", f"{deployment.large}_resume"]
+    first, _, refine, resume = (call.inputs for call in transport.asked)
     assert first["capture_steps"].tolist() == [[2, 5]] and first["seed"].tolist() == [[5]]
     assert refine[start].shape == ((1, 4, 16, 16) if one_autoencoder else (1, 64, 64, 3))
     assert refine["start_step"].tolist() == [[4]]
@@ -154,6 +162,13 @@ def test_a_studio_waits_while_a_model_is_restarted() -> None:
 # The command ----------------------------------------------------------------------------------------------------
 
 
+def all_different(count: int) -> dict[str, list[list[float]]]:
+    """Embeddings of requests in a row, the farther apart the less similar."""
+    angles = np.linspace(0, np.pi / 2, count)
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).tolist()
+    return dict.fromkeys(("text", "large", "small"), rows)
+
+
 def saved(folder: Path, **changes: object) -> Path:
     """Measurements of the deployed models: everything above .9 is as good as new."""
     deployment = deployment_of(REPOSITORY)
@@ -165,6 +180,7 @@ def saved(folder: Path, **changes: object) -> Path:
         deployment.variant(deployment.large).weights,
         dict.fromkeys(SYSTEMS, pairs),
         dict.fromkeys(SYSTEMS, 1.0),
+        all_different(40),
     )
     path = folder / "measured.json"
     Measurements(**{**vars(measured), **changes}).save(path)  # type: ignore[arg-type]
@@ -211,7 +227,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict[str, obj
 
 def test_too_few_pairs_can_be_drawn(tmp_path: Path) -> None:
     pairs = dict.fromkeys(SYSTEMS, (Pair(0.9, 1.0, {0.2: 1.0}),))
-    measured = Measurements("e", "s", "l", pairs, dict.fromkeys(SYSTEMS, 1.0))
+    measured = Measurements("e", "s", "l", pairs, dict.fromkeys(SYSTEMS, 1.0), all_different(3))
     for over in OVER:
         calibration = calibrate_cli.calibrate(measured, 0.98, over)
         quality_by_similarity(measured, calibration, tmp_path / "plot.png")

@@ -21,8 +21,8 @@ from underpaint.front_door.traffic import Release, Traffic
 from underpaint.policies import Settings, Thresholds
 from underpaint.requests import GenerateRequest
 
-ALL_LATENTS = {(1, step): LATENTS for step in (2, 5, 7, 10, 12)}
-STEPS = (2, 5, 7, 10, 12)
+ALL_LATENTS = {(1, step): LATENTS for step in (2, 5, 7, 10, 12, 17, 22)}
+STEPS = (2, 5, 7, 10, 12, 17, 22)
 ONE_VAE = replace(
     DEPLOYMENT, variants={name: replace(each, autoencoder="vae") for name, each in DEPLOYMENT.variants.items()}
 )
@@ -550,7 +550,7 @@ def test_nirvana_remembers_latents_as_well() -> None:
     assert server.calls[0].inputs["capture_steps"].tolist() == [list(STEPS)]
     (kept,) = server.cache.inserted
     assert kept.latents is not None
-    assert kept.latents.shape == (5, 2, 2, 3)
+    assert kept.latents.shape == (7, 2, 2, 3)
     assert kept.latents[:, 0, 0, 0].tolist() == list(STEPS) == list(kept.latents_steps)
     assert kept.entry["latents_scope"] == server.cache.lookups[0]["scope"]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.policies.examples import SETTINGS, a_match, found
 from underpaint.evidence import Measured, Reuse, Space
-from underpaint.policies import CachedImage, CachedLatents, Keep, Noise, Plan
-from underpaint.policies.nirvana import Nirvana, kept_steps
+from underpaint.policies import CachedLatents, Keep, Noise, Plan
+from underpaint.policies.nirvana import PUBLISHED_SHARES, Nirvana, kept_steps
 from underpaint.requests import GenerateRequest
 
 NIRVANA = Nirvana()
@@ -77,18 +78,39 @@ def test_steps_are_scaled_to_the_large_variant() -> None:
 
 @pytest.mark.parametrize(
     ("steps", "kept"),
-    [(50, (5, 10, 15, 20, 25)), (25, (2, 5, 7, 10, 12)), (10, (1, 2, 3, 4, 5)), (4, (1, 2)), (2, (1,)), (1, ())],
+    [
+        (50, (5, 10, 15, 20, 25, 35, 45)),
+        (25, (2, 5, 7, 10, 12, 17, 22)),
+        (9, (1, 2, 3, 4, 6, 8)),
+        (4, (1, 2, 3)),
+        (2, (1,)),
+        (1, ()),
+    ],
 )
 def test_the_ks_of_a_run(steps: int, kept: tuple[int, ...]) -> None:
     assert kept_steps(steps) == kept
 
 
-def test_only_whole_trajectories_are_kept() -> None:
-    assert NIRVANA.keep(FIFTY, Plan("tiny-l", Noise()), SETTINGS) == Keep(ALL_FIVE)
+def test_the_published_ks_are_among_them() -> None:
+    assert kept_steps(50, PUBLISHED_SHARES) == ALL_FIVE == kept_steps(50)[:5]
+
+
+@pytest.mark.parametrize(("step", "kept"), [(5, (10, 15, 20, 25, 35, 45)), (25, (35, 45)), (26, None), (45, None)])
+def test_of_what_was_resumed_the_rest_is_kept_unless_it_hardly_differs(step: int, kept: tuple[int, ...] | None) -> None:
+    plan = Plan("tiny-l", CachedLatents(a_match(0.9), step))
+    assert NIRVANA.keep(FIFTY, plan, SETTINGS) == (kept and Keep(kept))
+
+
+def test_whole_trajectories_are_kept() -> None:
+    assert NIRVANA.keep(FIFTY, Plan("tiny-l", Noise()), SETTINGS) == Keep(kept_steps(50))
     assert NIRVANA.keep(GenerateRequest("a circle"), Plan("other", Noise()), SETTINGS) == Keep(kept_steps(40))
-    match = a_match(0.9)
-    for start in (CachedLatents(match, 5), CachedImage(match, 5)):
-        assert NIRVANA.keep(FIFTY, Plan("tiny-l", start), SETTINGS) is None
+
+
+def test_what_lacks_its_beginning_serves_those_who_do_not_need_it() -> None:
+    rest, whole = a_match(0.94, steps=(10, 15)), a_match(0.66, entry_id=2, steps=kept_steps(50))
+    assert NIRVANA.plan(FIFTY, found(rest, whole), SETTINGS).start == CachedLatents(rest, 15)
+    worse = replace(rest, similarity=0.7)
+    assert NIRVANA.plan(FIFTY, found(worse, whole), SETTINGS).start == CachedLatents(whole, 5)
 
 
 def test_prompts_are_compared_with_prompts() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from underpaint.cache.eviction import Evictor, Strategy
-from underpaint.policies.nirvana import PUBLISHED, kept_steps
+from underpaint.policies.nirvana import PUBLISHED, PUBLISHED_SHARES, kept_steps
 
 STEPS = 50
 
@@ -47,7 +47,7 @@ class _Stream:
     """One cache, and what it has served. Prompts are numbered from 0, entries of the evictor from 1."""
 
     def __init__(self, strategy: Strategy, size: int, prompts: int) -> None:
-        self._kept = kept_steps(STEPS)
+        self._kept = kept_steps(STEPS, PUBLISHED_SHARES)
         self._evictor = Evictor(strategy, size * len(self._kept) if strategy.by_state else size)
         self._absent = np.full(prompts, np.inf, np.float32)  # 0 for those in the cache
         self._hits = self._skipped = self._asked = 0

@@ -12,14 +12,13 @@ from underpaint.bench.calibrate import (
     Measurements,
     Pair,
     bins,
-    promise,
     thresholds,
-    thresholds_over_requests,
 )
 from underpaint.bench.clip import Clip
 from underpaint.bench.dials import DOORS
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.machine import Machine, now
+from underpaint.bench.promises import Service, promise, thresholds_over_requests
 from underpaint.bench.report import table
 from underpaint.bench.serving import add_server_options, needs_extra, server
 from underpaint.client.serving import deployment_of
@@ -31,6 +30,7 @@ from underpaint.policies.calibration import OVER
 from underpaint.policies.thresholds import NEVER, Thresholds
 
 _INTERRUPTED = 130
+_LINES = 24  # of a table
 _SEED = 7000  # the workload of `bench policies` has 0 unless told otherwise: nothing is calibrated on what it asks
 _EXAMPLES = """examples:
   underpaint calibrate                                    # measure, and write thresholds into the model repository
@@ -113,22 +113,23 @@ def _thresholds(measured: Measurements, system: str, alpha: float, over: str) ->
     if pairs is None:
         return NEVER  # measurements of old know fewer systems
     if over == "requests":
-        return thresholds_over_requests(pairs, alpha, measured.run_cost[system])
+        return thresholds_over_requests(Service.of(measured, system), alpha)
     return thresholds(pairs, alpha)
 
 
 def text(system: str, measured: Measurements, found: Thresholds) -> str:
-    """What was measured, a line a bin: quality at every skip, over full quality. And what the thresholds make of it."""
+    """What was measured, a line a bin: quality at every skip, over full quality. And what to expect in service."""
     pairs = measured.pairs[system]
     lines = [("similarity", "pairs", "full", *(f"skip {skip:.0%}" for skip in _skips(pairs)))]
-    for each in bins(pairs):
+    for each in bins(pairs, _LINES):
         ratios = [f"{each.by_skip[skip] / max(each.full, 1e-9):.3f}" for skip in _skips(pairs)]
         lines.append((f"{each.similarity:.4f}", str(each.pairs), f"{each.full:.3f}", *ratios))
     rows = ", ".join(f"{row.skip:.0%} from {row.similarity:.4f}" for row in found.rows) or "never"
-    expected = promise(pairs, found, measured.run_cost[system])
+    expected = promise(Service.of(measured, system), found)
     kept = "" if expected.quality is None else f"{expected.quality:.1%} of full quality on hits, "
+    near = f"{expected.near:.0%} left to the small variant, " if expected.near else ""
     summary = (
-        f"{expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped, {kept}"
+        f"from an empty store {expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped, {kept}{near}"
         f"{expected.trace_quality:.1%} over all, at {expected.cost:.0%} of the computation"
     )
     return f"{system}: {rows}  ({summary})\n{table(lines)}\n"
@@ -155,6 +156,7 @@ def _measure(args: argparse.Namespace, deployment: Deployment) -> Measurements:
         small=deployment.variant(deployment.refiner).weights,
         large=deployment.variant(deployment.large).weights,
         pairs=campaign.pairs(),
+        embeddings=campaign.embeddings(),
         run_cost=_run_cost(args.model_repository, deployment),
         measured_at=now(),
         measured_on=f"{machine.cpu}, {machine.cores} cores",

@@ -11,6 +11,7 @@ from underpaint.bench.calibrate import SYSTEMS, Measurements, bins, isotonic
 from underpaint.bench.plots import INK, PALE, footnote, panels, save
 from underpaint.policies import Calibration
 
+_BINS = 24
 _SCALES = dict.fromkeys(SYSTEMS, "of two prompts") | {"modm": "of the prompt to a picture"}
 
 
@@ -26,7 +27,7 @@ def quality_by_similarity(measured: Measurements, calibration: Calibration, path
 
 
 def _draw(axes: Any, measured: Measurements, system: str, calibration: Calibration) -> None:
-    cut = bins(measured.pairs.get(system, ()))
+    cut = bins(measured.pairs.get(system, ()), _BINS)
     if not cut:
         axes.annotate(f"{system}: too few pairs", (0.5, 0.5), xycoords="axes fraction", ha="center", color=PALE)
         return

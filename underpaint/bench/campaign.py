@@ -34,6 +34,8 @@ class Painter(Protocol):
 
     def from_noise(self, item: WorkItem, capture_steps: Sequence[int] = ()) -> Painted: ...
 
+    def by_refiner(self, item: WorkItem) -> Painted: ...
+
     def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted: ...
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted: ...
@@ -67,7 +69,8 @@ class Plan:
     @property
     def pictures(self) -> int:
         """In all."""
-        return self.stored + self.queries * (1 + 2 * len(self.refine_skips) + len(self.resume_steps))
+        requests = self.stored + self.queries
+        return 2 * requests + self.queries * (2 * len(self.refine_skips) + len(self.resume_steps))
 
 
 class Campaign:
@@ -78,6 +81,8 @@ class Campaign:
         self._items = list(islice(workload(plan.seed), plan.stored + plan.queries))
         self._queries = self._items[plan.stored :]
         self._full: list[Painted] = []
+        self._small: list[Painted] = []
+        self._embeddings: dict[str, np.ndarray] = {}
         self._by_image: list[Nearest] = []
         self._by_text: list[Nearest] = []
         self._refined: dict[int, list[Painted]] = {}
@@ -97,6 +102,7 @@ class Campaign:
     def _paint(self, easel: _Easel) -> None:
         plan, painter = self._plan, self._painter
         self._full = easel.paint("in full", lambda item, _: painter.from_noise(item, plan.resume_steps), self._items)
+        self._small = easel.paint("by the small one", lambda item, _: painter.by_refiner(item), self._items)
         self._match()
         by_image, by_text = ([self._full[match.place] for match in found] for found in (self._by_image, self._by_text))
         for skip in plan.refine_skips:
@@ -110,15 +116,23 @@ class Campaign:
 
     def _match(self) -> None:
         texts = self._embedder.texts([item.caption for item in self._items])
-        pictures = self._embedder.images(np.stack([painted.image for painted in self._full]))
-        self._by_image = nearest_before(texts, pictures, self._plan.stored)
+        large, small = (
+            self._embedder.images(np.stack([each.image for each in painted])) for painted in (self._full, self._small)
+        )
+        self._embeddings = {"text": texts, "large": large, "small": small}
+        self._by_image = nearest_before(texts, large, self._plan.stored)
         self._by_text = nearest_before(texts, texts, self._plan.stored)
+
+    def embeddings(self) -> dict[str, list[list[float]]]:
+        """See ``Measurements``."""
+        return {name: own.round(6).tolist() for name, own in self._embeddings.items()}
 
     def pairs(self) -> dict[str, tuple[Pair, ...]]:
         """By system, of everything that was painted for all queries."""
         if not self._by_text:
             return {}
         full = self._accuracies("full pictures", self._full[self._plan.stored :])
+        small = {0.0: self._accuracies("the small one's", self._small[self._plan.stored :])}
         found = [self._full[match.place] for match in self._by_text]
         refined, reworded = (
             {n / self._plan.small_steps: self._accuracies(f"skip {n}", own) for n, own in painted.items()}
@@ -126,8 +140,8 @@ class Campaign:
         )
         resumed = {n / self._plan.large_steps: self._accuracies(f"step {n}", own) for n, own in self._resumed.items()}
         return {
-            "modm": _pairs(self._by_image, full, refined),
-            "modm_text": _pairs(self._by_text, full, reworded),
+            "modm": _pairs(self._by_image, full, small | refined),
+            "modm_text": _pairs(self._by_text, full, small | reworded),
             "nirvana": _pairs(self._by_text, full, resumed),
             "retrieval": _pairs(self._by_text, full, {1.0: self._accuracies("found pictures", found)}),
         }

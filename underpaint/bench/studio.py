@@ -48,6 +48,11 @@ class Studio:
         captured = zip(capture_steps, outputs["captured_latents"][0], strict=True)
         return Painted(outputs["image"][0], outputs["latents"][0], dict(captured))
 
+    def by_refiner(self, item: WorkItem) -> Painted:
+        """From noise, by the variant that refines."""
+        outputs = self._run(self._deployment.refiner, "", item, {})
+        return Painted(outputs["image"][0], outputs["latents"][0])
+
     def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted:
         """Refined by the refiner, from its step ``skip`` on; as in service, from latents if they are of its kind."""
         extra = {"start_step": _batch([skip], np.int32)}

@@ -2,9 +2,12 @@
 
 "Approximate Caching for Efficiently Serving Diffusion Models", NSDI 2024, arXiv 2312.04429: text-to-text retrieval;
 latents are kept before K of 50 steps for five values of K; the more similar the prompts, the larger a K is allowed.
+Two later ones are kept here as well: who asks for the very same may skip nearly everything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from underpaint.evidence import Evidence, Match, Measured, Needs, Query, Reuse, Space
 from underpaint.policies.plan import CachedLatents, Keep, Noise, Plan, Policy, Settings
@@ -13,7 +16,8 @@ from underpaint.requests import GenerateRequest
 
 # The cache selector's table. For simulations and tests; a server goes by its own calibration.
 PUBLISHED = Thresholds.of((0.95, 0.5), (0.90, 0.4), (0.85, 0.3), (0.75, 0.2), (0.65, 0.1))
-KEPT_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # K of 5, 10, 15, 20, 25 in 50
+PUBLISHED_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # K of 5, 10, 15, 20, 25 in 50
+KEPT_SHARES = (*PUBLISHED_SHARES, 0.7, 0.9)
 
 
 class Nirvana(Policy):
@@ -36,8 +40,10 @@ class Nirvana(Policy):
         return Plan(settings.large, CachedLatents(source, step)) if _pays(step, settings, evidence.measured) else miss
 
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
-        """Whole trajectories only: what was resumed lacks its beginning."""
-        return Keep(kept_steps(settings.steps(request, plan.variant))) if isinstance(plan.start, Noise) else None
+        """Of what was resumed, what follows, which the paper does not keep: who asks for the same again starts there.
+        Unless that would stand beside what it was made from."""
+        steps = settings.steps(request, plan.variant)
+        return None if 2 * plan.skipped > steps else Keep(tuple(k for k in kept_steps(steps) if k > plan.skipped))
 
     def _step(self, match: Match, request: GenerateRequest, settings: Settings) -> int:
         """The largest step that the similarity allows and that has not been evicted; 0 where there is none."""
@@ -45,9 +51,9 @@ class Nirvana(Policy):
         return max((step for step in match.steps if step <= allowed), default=0)
 
 
-def kept_steps(num_inference_steps: int) -> tuple[int, ...]:
-    """The K's of a run, rising: 2, 5, 7, 10 and 12 of 25 steps. Short runs have fewer."""
-    steps = {whole_steps(share, num_inference_steps) for share in KEPT_SHARES}
+def kept_steps(num_inference_steps: int, shares: Sequence[float] = KEPT_SHARES) -> tuple[int, ...]:
+    """The K's of a run, rising: 2, 5, 7, 10, 12, 17 and 22 of 25 steps. Short runs have fewer."""
+    steps = {whole_steps(share, num_inference_steps) for share in shares}
     return tuple(sorted(steps - {0}))
 
 
