@@ -301,3 +301,37 @@ def test_for_kin_nobody_waits_a_turn_longer() -> None:
         batcher.add(Ticket(f"r{i}", 1, arrived_ns=i, kin=("late",) if i in (0, 7, 8, 9, 10, 11) else ()))
     under_way = {each.request_id for _ in range(2) for each in batcher.take()}
     assert under_way == {f"r{i}" for i in range(8)}, "those whose turn it is, kin or not"
+
+
+def test_kin_that_two_calls_have_parted_finds_together_again() -> None:
+    batcher = StepBatcher(32, stacks=2)
+    for i in range(8):
+        batcher.add(Ticket(f"first-{i}", 2, arrived_ns=i, kin=(f"lora-{i}",)))
+    one = batcher.take() + batcher.take()
+    for i in range(8):  # the second of each kin comes when the first is under way
+        batcher.add(Ticket(f"second-{i}", 2, arrived_ns=8 + i, kin=(f"lora-{i}",)))
+    under_way, sizes = [one, batcher.take()], []
+    for _ in range(6):
+        batcher.give_back(under_way.pop(0))
+        under_way.append(batcher.take())
+        sizes.append(len(under_way[-1]))
+    assert [len({each.kin for each in batch}) for batch in under_way] == [4, 4]
+    assert sizes[-2:] == [8, 8] and min(sizes) >= 4, "it costs no more than a few small calls"
+
+
+@pytest.mark.parametrize(("others", "counts"), [((1, 0, 2, 3), [2, 3, 3]), ((0, 0, 0, 0), [3, 3, 3])])
+def test_a_request_stands_back_once_and_only_for_kin_that_fits_into_one_call(
+    others: tuple[int, ...], counts: list[int]
+) -> None:
+    batcher = StepBatcher(32, stacks=2)
+    batcher.add(Ticket("away", 2, arrived_ns=0, kin=("lora-0",)))
+    batcher.take()
+    for i, other in enumerate(others):
+        batcher.add(Ticket(f"r{i}", 2, arrived_ns=1 + i, kin=(f"lora-{other}",)))
+    taken = []
+    for _ in counts:
+        batch = batcher.take()
+        assert batch[0].request_id == "r0", "the most urgent goes in any case"
+        taken.append(len(batch))
+        batcher.give_back(batch)
+    assert taken == counts
