@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "front_door": VOCABULARY | {"evidence", "policies", "cache"},
     "triton": VOCABULARY | {"evidence", "policies", "front_door", "diffusion", "cache", "addons"},
     "server": VOCABULARY | {"cache"},
-    "monitor": VOCABULARY | {"control", "server", "cache"},
+    "monitor": VOCABULARY | {"evidence", "control", "server", "cache"},
     "rollout": VOCABULARY | {"build", "cache", "front_door", "monitor", "server", "triton"},
     "build": VOCABULARY | {"diffusion", "triton", "addons"},
     "client": VOCABULARY | {"front_door", "policies", "server"},

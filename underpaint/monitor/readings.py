@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from underpaint.control.allocation import Load, Queue, Reuse
+from underpaint.evidence import Miss
 from underpaint.monitor.metrics import Sample
 
 _DOOR = "underpaint_door"
@@ -21,7 +22,7 @@ class Reading:
         arrivals: requests that came, whatever became of them.
         answered: those that were answered with an image.
         waiting: requests that a variant's denoiser holds, now.
-        hits: requests that started from the cache.
+        hits: requests that started from the cache, or were left to the small variant for what is in it.
         steps_run, steps_skipped: denoising steps of those that were answered.
     """
 
@@ -36,13 +37,14 @@ class Reading:
     @classmethod
     def of(cls, now: Sample, grown: Sample) -> Reading:
         """From what an endpoint shows now, and how much each value has grown."""
+        near = grown.by(f"{_DOOR}_misses_total", "reason").get(Miss.NEAR, 0.0)
         held = now.by(f"{_DENOISER}_running", "model") + now.by(f"{_DENOISER}_waiting", "model")
         return cls(
             seconds=grown.at,
             arrivals=round(grown.total(f"{_DOOR}_arrivals_total")),
             answered=round(grown.total(f"{_DOOR}_requests_total")),
             waiting={model.removesuffix("_denoiser"): count for model, count in held.items()},
-            hits=round(grown.total(f"{_DOOR}_hits_total")),
+            hits=round(grown.total(f"{_DOOR}_hits_total") + near),
             steps_run=grown.total(f"{_DOOR}_steps_run_total"),
             steps_skipped=grown.total(f"{_DOOR}_steps_skipped_total"),
         )
