@@ -131,7 +131,7 @@ def measure_served(job: Job, cache: ServedCache, tell: Tell) -> ServedFigures:
 
 
 def _own_memory_bytes() -> int:
-    """Without the database, which is mapped and belongs to whoever has use for the memory."""
+    """Without what is shared with other processes, as libraries are."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - memory.shared)
 

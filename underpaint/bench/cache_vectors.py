@@ -60,4 +60,4 @@ def _near(random: np.random.Generator, meanings: np.ndarray, distance: float) ->
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32, copy=False)

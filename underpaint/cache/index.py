@@ -1,8 +1,8 @@
 """Nearest neighbours: one inner-product index per (space, scope), which proposes candidates for an exact ranking.
 
-Vectors are kept as float16, so that nothing is lost when an index is rebuilt from itself. A shelf begins flat; beyond
-``_FLAT_MAX`` vectors it is rebuilt in the background as an inverted file, whose lists can be removed from (a graph
-cannot), or as what a GPU searches (see `searchers`). Until that is done the flat one serves.
+A shelf begins flat; beyond ``_FLAT_MAX`` vectors it is rebuilt in the background, from its own contents, as an inverted
+file, whose lists can be removed from (a graph cannot), or as what a GPU searches (see `searchers`). Until that is done
+the flat one serves. Vectors are rounded, to float16 or 8 bits, which is enough to propose.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class Index:
             try:
                 if not self._closing:
                     shelf.rebuild()
+                    self._rebuild_if_due(shelf)  # it may have grown or shrunk on meanwhile
             except Exception:
                 LOG.exception("an index could not be rebuilt; it goes on as it is, slower")
             finally:
