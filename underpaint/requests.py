@@ -142,11 +142,14 @@ class GenerateRequest:
         Raises:
             InvalidArgument: a name is unknown, or a value has the wrong type or is out of range.
         """
-        by_name = {f.name: f for f in fields(cls)}
         for name in raw:
-            if name not in by_name:
-                raise InvalidArgument.of("parameter name", name, ", ".join(by_name))
-        return cls(**{name: _typed(by_name[name], value) for name, value in raw.items() if value is not None})
+            if name not in _FIELDS:
+                raise InvalidArgument.of("parameter name", name, ", ".join(_FIELDS))
+        return cls(**{name: _typed(_FIELDS[name], value) for name, value in raw.items() if value is not None})
+
+
+_FIELDS = {f.name: f for f in fields(GenerateRequest)}
+_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "np.ndarray": np.ndarray}
 
 
 def input_fields() -> list[Field[Any]]:
@@ -156,8 +159,7 @@ def input_fields() -> list[Field[Any]]:
 
 def python_type(declared: Field[Any]) -> type:
     """The plain type behind a field's annotation."""
-    plain = {"str": str, "int": int, "float": float, "bool": bool, "np.ndarray": np.ndarray}
-    return plain[str(declared.type).removesuffix(" | None")]
+    return _TYPES[str(declared.type).removesuffix(" | None")]
 
 
 _TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", np.ndarray: "an array"}

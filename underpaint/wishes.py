@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from underpaint.errors import InvalidArgument
 
@@ -42,6 +43,7 @@ class ControlNetWish:
         return f"{self.name}:{self.scale:g}{span}"
 
 
+@lru_cache(maxsize=1024)  # a request is asked for them time and again
 def parse_loras(text: str) -> tuple[LoraWish, ...]:
     """The LoRAs in ``NAME:SCALE,NAME,…``.
 
@@ -54,6 +56,7 @@ def parse_loras(text: str) -> tuple[LoraWish, ...]:
     return wishes
 
 
+@lru_cache(maxsize=1024)
 def parse_controlnets(text: str) -> tuple[ControlNetWish, ...]:
     """The ControlNets in ``NAME:SCALE:START:END,NAME:SCALE,NAME,…``.
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.cache.making import entry
 from underpaint.cache.errors import CorruptFile, StoreUnavailable
+from underpaint.cache.files import ArrayFiles, Fingerprint
 from underpaint.cache.reader import StoreReader
 from underpaint.cache.schema import DATABASE
 from underpaint.cache.store import Departure, Store, Use
@@ -44,6 +45,27 @@ def disk_of(size_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 3), (1,), (2, 0, 5), ()])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16])
+def test_files_are_numpys_own(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    array = np.arange(np.prod(shape), dtype=np.int64).astype(dtype).reshape(shape)
+    own = ArrayFiles(tmp_path)
+    own.make()
+    fingerprint = own.write(7, 3, array)
+    for read in (np.load(own.path(7, 3)), own.read(7, 3, fingerprint)):
+        assert (read.shape, read.dtype) == (array.shape, array.dtype)
+        assert np.array_equal(read, array)
+    np.save(own.path(7, 3), array)  # as versions before wrote them
+    assert Fingerprint.of(own.path(7, 3).read_bytes()) == fingerprint
+
+
+def test_what_does_not_lie_in_order_is_written_in_order(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4).T
+    own = ArrayFiles(tmp_path)
+    own.make()
+    assert np.array_equal(own.read(1, 1, own.write(1, 1, array)), array)
 
 
 # What is kept -------------------------------------------------------------------------------------------------------

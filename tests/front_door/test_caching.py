@@ -14,10 +14,16 @@ from tests.front_door.fake_cache import IMAGE, LATENTS, FakeCache, a_match, vect
 from tests.front_door.fake_server import CALIBRATED, CALIBRATION, DEPLOYMENT, LIMITS, FakeServer, open_door, run
 from underpaint.errors import Internal, InvalidArgument, Unavailable
 from underpaint.evidence import Match
+from underpaint.front_door.cache_client import CacheClient
+from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.door import FrontDoor
+from underpaint.front_door.embedders import Embedders
 from underpaint.front_door.gathering import Patience, direction
+from underpaint.front_door.memory import Memory
 from underpaint.front_door.reply import Reply
+from underpaint.front_door.tally import Tally
 from underpaint.front_door.traffic import Release, Traffic
+from underpaint.front_door.underway import Underway
 from underpaint.policies import Settings, Thresholds
 from underpaint.requests import GenerateRequest
 
@@ -615,6 +621,43 @@ def test_what_waits_together_is_inserted_together() -> None:
         assert kept.entry["seed"] == number
         assert kept.latents_steps == (STEPS if number % 3 else ())
         np.testing.assert_array_equal(kept.image_embedding, vector(f"image {kept.image.flat[0]}"))
+
+
+def test_images_wait_a_little_for_others() -> None:
+    server = knowing()
+
+    async def scenario() -> None:
+        door = open_door(server, CALIBRATED)
+        replies = [await door.serve(circle("modm", seed=number)) for number in range(3)]
+        for reply in replies:
+            door.remember(reply)
+            await asyncio.sleep(0.02)  # long enough for an insert, were one made at once
+        assert server.cache.inserts == []
+        while not server.cache.inserts:
+            await asyncio.sleep(0.01)
+
+    run(scenario())
+    assert server.cache.inserts == [3]
+
+
+def test_as_many_as_make_an_insert_wait_for_nobody() -> None:
+    server = knowing()
+
+    async def scenario() -> None:
+        tally, complaints = Tally(), Complaints(server.cache.log.append)
+        embedders, cache = Embedders(server, "two"), CacheClient(server)
+        memory = Memory(embedders, cache, tally, complaints, Underway(60), together=2, company_s=3600.0)
+        reply = await open_door(server, CALIBRATED).serve(circle("modm"))
+        for _ in range(5):
+            assert reply.keepsake is not None
+            memory.remember(reply.keepsake)
+        while tally.remembered["kept",] < 4:
+            await asyncio.sleep(0)
+        assert server.cache.inserts == [2, 2]
+        await memory.drain(5.0)  # at the end nobody waits either
+
+    run(scenario())
+    assert server.cache.inserts == [2, 2, 1]
 
 
 @pytest.mark.parametrize("broken", ["embed_image", "insert"])

@@ -12,11 +12,17 @@ import pytest
 from tests.front_door.fake_cache import LATENTS, FakeCache, a_match
 from tests.front_door.fake_server import CALIBRATED, CALIBRATION, DEPLOYMENT, FakeServer, open_door, run
 from underpaint.errors import Unavailable
+from underpaint.front_door.cache_client import CacheClient
+from underpaint.front_door.complaints import Complaints
+from underpaint.front_door.embedders import Embedders
+from underpaint.front_door.memory import Memory
 from underpaint.front_door.reply import Reply
+from underpaint.front_door.tally import Tally
 from underpaint.front_door.underway import Underway
 from underpaint.policies import Settings, Thresholds
 from underpaint.requests import GenerateRequest
 
+MODM = GenerateRequest.parse({"prompt": "a red circle", "policy": "modm"})
 HERE, THERE = np.eye(2, dtype=np.float32)
 BY_WORDS = Settings.of(DEPLOYMENT, replace(CALIBRATION, modm_text=Thresholds.of((0.9, 0.8), (0.5, 0.0))))
 
@@ -112,6 +118,30 @@ def test_the_second_waits_until_the_first_is_in_the_cache(policy: str, settings:
     outcome = run(scenario()).outcome
     assert outcome.source is not None
     assert outcome.timings_ms.awaited > 20 and outcome.timings_ms.lookup < 20
+
+
+@pytest.mark.parametrize("remembered_first", [False, True])
+def test_what_is_waited_for_waits_for_no_others_on_its_way_into_the_cache(remembered_first: bool) -> None:
+    async def scenario() -> None:
+        cache, complaints = FakeCache(), Complaints(lambda line: None)
+        server, underway = FakeServer(cache=cache), Underway(forget_after_s=60)
+        embedders, client = Embedders(server, "two"), CacheClient(server)
+        memory = Memory(embedders, client, Tally(), complaints, underway, company_s=3600.0)
+        keepsake = (await open_door(server, CALIBRATED).serve(MODM)).keepsake
+        assert keepsake is not None
+        underway.begin(keepsake.request_id, ("s",), HERE)
+        if remembered_first:
+            memory.remember(keepsake)
+            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(underway.wait("s", HERE, 0.9, 60.0))
+        await asyncio.sleep(0.01)
+        assert not waiting.done() or remembered_first
+        if not remembered_first:
+            memory.remember(keepsake)
+        assert await waiting
+        assert cache.inserts == [1]
+
+    run(scenario())
 
 
 def test_where_the_first_fails_the_second_goes_on() -> None:

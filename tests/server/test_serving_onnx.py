@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,12 @@ def test_a_wrong_shape_fails_alone(server):
 def test_each_instance_is_a_process(server):
     assert len(server.stub_pids("linear")) == 1
     assert len(server.stub_pids("linear_twice")) == 2
+
+
+def test_only_models_that_can_call_others_have_threads_for_it(server):
+    """Four of the toys are Python models; the three processes of the other two would come to seven times as many."""
+    threads = len(list(Path(f"/proc/{server.pid}/task").iterdir()))
+    assert 4 * server.options.bls_threads < threads < 7 * server.options.bls_threads
 
 
 def test_instances_come_and_go_without_a_reload(server):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+import urllib.request
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,26 @@ def test_a_seed_paints_the_same_alone_and_among_fifteen_others(server: Any, vari
     together = generate_all(server.grpc_url, [*others[:8], wanted, *others[8:]])
     assert difference(together[8][0], alone) <= TOLERANCE
     assert len({image.tobytes() for image, _ in together}) == 16
+
+
+def test_a_negative_prompt_is_read_once_for_all(server: Any) -> None:
+    """… by Triton's own cache; and what comes from it paints the same."""
+    wanted = {"seed": 5, "variant": "tiny-m", "num_inference_steps": 2, "negative_prompt": "a purple moon"}
+    first, _ = generate(server.grpc_url, **wanted, prompt="a red circle")
+    before = hits(server, "tiny-m_text_encoder")
+    generate(server.grpc_url, **wanted, prompt="a green star")
+    assert hits(server, "tiny-m_text_encoder") == before + 1
+    again, _ = generate(server.grpc_url, **wanted, prompt="a red circle")
+    assert hits(server, "tiny-m_text_encoder") == before + 3
+    assert difference(again, first) <= TOLERANCE
+
+
+def hits(server: Any, model: str) -> int:
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as response:
+        counted = re.search(
+            rf'^nv_cache_num_hits_per_model\{{model="{model}".*\}} (\d+)$', response.read().decode(), re.M
+        )
+    return int(counted.group(1)) if counted else 0
 
 
 def test_a_request_joins_a_running_batch_and_leaves_before_it(server: Any) -> None:

@@ -70,6 +70,7 @@ def _text_encoder(variant: VariantRecipe, shapes: Shapes) -> ModelConfig:
         graph_outputs(shapes.text_encoder),
         variant.text_batch,
         kind=variant.kind,
+        response_cache=True,  # every request has a negative prompt, and nearly all of them the same
         # Ids that may follow an instruction are at least as many as the states that are kept of them.
         free_dims={name: shapes.embeds[:1] for name, length in shapes.sequence_lengths.items() if length < 0},
     )

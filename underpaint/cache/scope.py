@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 
 from underpaint.errors import InvalidArgument
 
@@ -82,9 +83,10 @@ def tenant_of(key: object) -> str:
     return matched.group(1)
 
 
+@lru_cache(maxsize=1024)  # most requests are of a few scopes, and each needs its key twice
 def _key(kind: str, scope: ImageScope | LatentsScope) -> str:
     """``kind`` keeps an image scope and a latents scope of equal fields apart."""
-    fields = {**asdict(scope), "kind": kind, "add_ons": sorted(scope.add_ons)}
+    fields = {**vars(scope), "kind": kind, "add_ons": sorted(scope.add_ons)}
     if isinstance(scope, LatentsScope):
         fields["guidance_scale"] = float(scope.guidance_scale)  # 7 and 7.0 are one guidance
     if scope.version == 1:

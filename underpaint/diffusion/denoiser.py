@@ -132,6 +132,8 @@ class _Addons:
 
     def negative(self) -> _Addons:
         """The same for the row of the negative prompt."""
+        if not self.wanted.controls:
+            return self
         return replace(self, wanted=replace(self.wanted, negative=True))
 
 
@@ -187,6 +189,8 @@ class Denoiser:
 
     def _call(self, calls: int, addons: Sequence[_Addons], rows: Rows) -> np.ndarray:
         """The answer to all rows, in ``calls`` parts side by side for each kind of rows."""
+        if calls == 1 and not any(any(each.kind) for each in addons):
+            return _of_shape(rows, self._unet(rows.sample, rows.timestep, rows.conditioning)())
         kinds: dict[tuple[bool, bool], list[int]] = {}
         for row, each in enumerate(addons):
             kinds.setdefault(each.kind, []).append(row)
@@ -194,13 +198,9 @@ class Denoiser:
         parts = [np.array(_side_by_side(part, addons)) for part in split]
         shares = [rows[part] for part in parts]
         begun = [self._begin([addons[i] for i in part], share) for part, share in zip(parts, shares, strict=True)]
-        outputs = wait_for_all(begun)
-        for output, share in zip(outputs, shares, strict=True):
-            if output.shape != share.sample.shape:  # numpy would broadcast one row to all
-                raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(share.sample.shape)}")
         together = np.empty_like(rows.sample)
-        for output, part in zip(outputs, parts, strict=True):
-            together[part] = output
+        for output, share, part in zip(wait_for_all(begun), shares, parts, strict=True):
+            together[part] = _of_shape(share, output)
         return together
 
     def _begin(self, addons: Sequence[_Addons], rows: Rows) -> Answer:
@@ -216,6 +216,13 @@ class Denoiser:
         if self._twin is None:
             raise Internal("a request has LoRAs, but its variant has no LoRA twin")
         return self._twin(rows.sample, rows.timestep, rows.conditioning, adapted)
+
+
+def _of_shape(rows: Rows, output: np.ndarray) -> np.ndarray:
+    """The output, if it is one for each of the rows; numpy would broadcast one row to all."""
+    if output.shape != rows.sample.shape:
+        raise Internal(f"the UNet answered with shape {list(output.shape)} to {list(rows.sample.shape)}")
+    return output
 
 
 def _side_by_side(rows: np.ndarray, addons: Sequence[_Addons]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,7 @@ def _text(value: str) -> np.ndarray:
 
 
 def _json(entry: Entry) -> bytes:
-    return json.dumps(asdict(entry), ensure_ascii=False).encode()
+    return json.dumps(vars(entry), ensure_ascii=False).encode()
 
 
 def _match(raw: Mapping[str, Any]) -> Match:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 
@@ -46,4 +47,4 @@ def _with(kept: dict[str, deque[float]], medians: Mapping[str, float], variant: 
     """The medians, now that one more measurement is known."""
     lately = kept.setdefault(variant, deque(maxlen=_REMEMBERED))
     lately.append(ms)
-    return {**medians, variant: float(np.median(lately))}
+    return {**medians, variant: median(lately)}

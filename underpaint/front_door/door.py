@@ -235,7 +235,8 @@ class FrontDoor:
         plan = admitted.plan
         while True:
             try:
-                job, painting = await self._carry_out(plan, policy, admitted.request, evidence, release, visit)
+                carrying_out = self._carry_out(plan, policy, admitted.request, evidence, release, visit)
+                job, painting = await self._attendant.attend(carrying_out, visit)
             except SourceLost as lost:  # a request can always do without
                 evidence = evidence.without_matches(lost.absence)
                 admitted = self._plan(policy, request, evidence, settings, visit)
@@ -273,12 +274,12 @@ class FrontDoor:
     ) -> tuple[Job, Painting]:
         """Raises SourceLost."""
         with self._workload.job(plan.variant, release.settings.to_run(request, plan)) as work:
-            job = await self._attendant.attend(self._prepare(policy, plan, request, release, visit), visit)
+            job = await self._prepare(policy, plan, request, release, visit)
             if job.keep is not None and evidence.embedding is not None:
                 scopes = scopes_of(job, evidence, release.deployment)
                 self._underway.begin(visit.request_id, tuple(scopes.values()), evidence.embedding)
             try:
-                return job, await self._attendant.attend(self._paint(job, visit, work), visit)
+                return job, await self._paint(job, visit, work)
             except BaseException:
                 self._underway.end(visit.request_id)
                 raise

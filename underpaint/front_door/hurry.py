@@ -38,11 +38,7 @@ class Hurry:
         if len(self._overdue) == self._turns:
             raise late
         due_s = asyncio.get_running_loop().time() + within_s
-        try:
-            async with asyncio.timeout_at(due_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise late from None
+        await self._turn(due_s, late)
         task = asyncio.ensure_future(work())
         task.add_done_callback(self._ended)
         try:
@@ -53,6 +49,17 @@ class Hurry:
         if not task.done():
             raise late
         return task.result()
+
+    async def _turn(self, due_s: float, late: TooSlow) -> None:
+        """Take a turn, or raise ``late`` when it is due."""
+        if not self._free.locked():
+            await self._free.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout_at(due_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise late from None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._free.release()

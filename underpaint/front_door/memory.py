@@ -1,7 +1,7 @@
 """What is remembered of a reply, after it has been sent: nobody waits for it, and nobody suffers if it fails.
 
-On a machine that is busy painting, images wait here, and those that wait are embedded and inserted together: a call
-between models costs more than an insert.
+Images wait here for each other, and those that wait are embedded and inserted together: a call between models costs
+more than an insert. Where a request waits for one of them, they go at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,17 @@ class Memory:
         underway: Underway,
         capacity: int = 64,
         together: int = 8,
+        company_s: float = 0.25,
     ) -> None:
-        """``capacity``: keepsakes that may wait; ``together``: how many make one insert at most."""
+        """``capacity``: keepsakes that may wait; ``together``: how many make one insert at most; ``company_s``: how
+        long fewer wait for others."""
         self._embedders, self._cache, self._tally, self._complaints = embedders, cache, tally, complaints
         self._underway = underway
-        self._capacity, self._together = capacity, together
+        self._capacity, self._together, self._company_s = capacity, together, company_s
         self._waiting: deque[Keepsake] = deque()
+        self._enough = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        underway.on_wait = self._hurry
 
     def remember(self, keepsake: Keepsake) -> None:
         """Put it into the cache, in a while. What finds the queue full is not remembered."""
@@ -69,18 +74,30 @@ class Memory:
             self._underway.end(keepsake.request_id)
             return
         self._waiting.append(keepsake)
+        if len(self._waiting) >= self._together or self._underway.is_awaited(keepsake.request_id):
+            self._enough.set()
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
 
     async def drain(self, within_s: float) -> None:
         """Wait until all is remembered, or the time is over; what is left then is forgotten."""
+        self._company_s = 0.0
+        self._enough.set()
         if self._worker is not None:
             await asyncio.wait({self._worker}, timeout=within_s)
             self._worker.cancel()
         self._waiting.clear()
 
+    def _hurry(self, request_id: str) -> None:
+        """Somebody waits for this image, which may be here or still be painted."""
+        if any(each.request_id == request_id for each in self._waiting):
+            self._enough.set()
+
     async def _work(self) -> None:
         while self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._company_s):
+                    await self._enough.wait()
             keepsakes = self._next()
             try:
                 await self._store(keepsakes)
@@ -97,6 +114,8 @@ class Memory:
         keepsakes = [self._waiting.popleft()]
         while self._waiting and len(keepsakes) < self._together and self._waiting[0].form == keepsakes[0].form:
             keepsakes.append(self._waiting.popleft())
+        if len(self._waiting) < self._together:
+            self._enough.clear()
         return keepsakes
 
     async def _store(self, keepsakes: Sequence[Keepsake]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 
@@ -125,7 +125,7 @@ class Outcome:
     version: int = 1
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(vars(self), default=vars, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Outcome:
@@ -140,9 +140,16 @@ class Outcome:
 
     def metadata(self) -> dict[str, Any]:
         """What a PNG should say of itself: enough to paint it again, without the measurements."""
-        report = asdict(self)
+        report = vars(self)
         left_out = ("timings_ms", "warnings", *(name for name in ("loras", "controlnets") if not report[name]))
-        return {n: value for n, value in report.items() if n not in left_out and value is not None}
+        return {n: _plain(value) for n, value in report.items() if n not in left_out and value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold. (``dataclasses.asdict`` would copy what cannot be changed anyway, at ten times the cost.)"""
+    if is_dataclass(value):
+        return dict(vars(value))
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _known(

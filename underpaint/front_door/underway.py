@@ -8,35 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Coming:
-    """``scopes``: in which it will be found; ``embedding``: of its prompt, float32 [D]."""
+    """``scopes``: in which it will be found; ``embedding``: of its prompt, float32 [D]; ``awaited``: by anybody."""
 
+    request_id: str
     scopes: Sequence[str]
     embedding: np.ndarray
+    awaited: bool = False
     since_s: float = field(default_factory=time.monotonic)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Underway:
-    """By request id."""
+    """By request id. ``on_wait`` is called with that of a picture for which somebody begins to wait."""
 
     def __init__(self, forget_after_s: float) -> None:
         """``forget_after_s``: then it was begun, but something went wrong and nobody said that it has ended."""
         self._forget_after_s = forget_after_s
+        self.on_wait: Callable[[str], None] = lambda request_id: None
         self._coming: dict[str, _Coming] = {}
 
     def begin(self, request_id: str, scopes: Sequence[str], embedding: np.ndarray) -> None:
         """It is being painted from now on, and will be put into the cache."""
         self.end(request_id)
-        self._coming[request_id] = _Coming(scopes, embedding)
+        self._coming[request_id] = _Coming(request_id, scopes, embedding)
 
     def end(self, request_id: str) -> None:
         """It is in the cache, or will never be. Nothing happens where it is not known."""
@@ -44,11 +47,18 @@ class Underway:
         if coming is not None:
             coming.settled.set()
 
+    def is_awaited(self, request_id: str) -> bool:
+        """Whether anybody waits for it."""
+        coming = self._coming.get(request_id)
+        return coming is not None and coming.awaited
+
     async def wait(self, scope: str, embedding: np.ndarray, alike: float, within_s: float) -> bool:
         """Whether there was one in ``scope`` with a cosine of at least ``alike``, and it has ended ``within_s``."""
         nearest = self._nearest(scope, embedding)
         if nearest is None or float(nearest.embedding @ embedding) < alike or within_s <= 0:
             return False
+        nearest.awaited = True
+        self.on_wait(nearest.request_id)
         with suppress(TimeoutError):
             await asyncio.wait_for(nearest.settled.wait(), within_s)
         return nearest.settled.is_set()

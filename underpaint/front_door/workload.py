@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import median
 
 _REMEMBERED = 64
 
@@ -68,7 +67,7 @@ class Workload:
     def work_s(self, variant: str, steps: int) -> float:
         """Seconds that ``steps`` of ``variant`` keep the machine busy; 0 as long as nobody knows."""
         lately = self._steps_of(variant)
-        return steps * float(np.median(lately)) if lately else 0.0
+        return steps * median(lately) if lately else 0.0
 
     def backlog_s(self) -> float:
         """Seconds until all that has been let in is done."""

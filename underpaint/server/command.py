@@ -10,6 +10,7 @@ from underpaint.cache.location import VARIABLE, default_store
 from underpaint.server.options import ServerOptions
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+_RESPONSE_CACHE_BYTES = 64 * 1024 * 1024  # some hundred texts as the largest encoders read them
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.07-py3"
 
 
@@ -24,14 +25,13 @@ def tritonserver_arguments(options: ServerOptions, models: Sequence[str] = ()) -
         f"--grpc-port={options.grpc_port}",
         f"--metrics-port={options.metrics_port}",
         *(["--log-verbose=1"] if options.log_verbose else []),
-        f"--backend-config=python,shm-default-byte-size={options.shm_initial_bytes}",
-        f"--backend-config=python,shm-growth-byte-size={options.shm_growth_bytes}",
-        f"--backend-config=python,thread-pool-size={options.bls_threads}",
+        *_python_backend("python", options, options.bls_threads),
     ]
 
 
 def embedded_arguments(options: ServerOptions, runtime: Path, shm_prefix: str) -> list[str]:
-    """The flags of the embedded server: those above, its address, and the folders that ``runtime.lay_out`` filled."""
+    """The flags of the embedded server: those above, its address, the folders that ``runtime.lay_out`` filled, its own
+    onnxruntime backend, whose models call no others, and a cache for the models that want one."""
     return [
         *tritonserver_arguments(options),
         f"--http-address={options.host}",
@@ -40,7 +40,21 @@ def embedded_arguments(options: ServerOptions, runtime: Path, shm_prefix: str) -
         f"--exit-timeout-secs={max(1, int(options.stop_grace_s))}",
         f"--backend-directory={runtime / 'backends'}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *_python_backend("onnxruntime", options, threads=1),
+        f"--backend-config=onnxruntime,shm-region-prefix-name={shm_prefix}",
+        f"--cache-directory={runtime / 'caches'}",
+        f"--cache-config=local,size={_RESPONSE_CACHE_BYTES}",
     ]
+
+
+def _python_backend(backend: str, options: ServerOptions, threads: int) -> list[str]:
+    """What the Python backend takes, under either of the names that it has here. ``threads``: for calls to models."""
+    settings = {
+        "shm-default-byte-size": options.shm_initial_bytes,
+        "shm-growth-byte-size": options.shm_growth_bytes,
+        "thread-pool-size": threads,
+    }
+    return [f"--backend-config={backend},{name}={value}" for name, value in settings.items()]
 
 
 def native_line(options: ServerOptions, models: Sequence[str]) -> str:

@@ -20,9 +20,9 @@ class ServerOptions:
     ``load_models``: shell patterns over the model names of the repository.
     ``bls_threads``: how many calls one Python model can have under way to other models. A call to a model that died
     while holding it occupies one for ever, so these do for 24 that paint, 24 lost with a denoiser, and 8 for all else.
-    Triton starts as many threads for every instance of every model, and they are not free where cores are few: Linux
-    (6.16 and newer) gives a process a table of sleeping threads sized by cores, so that each wake-up searches through
-    them. With 128, half of tritonserver's processor time on two cores went there.
+    Triton starts as many threads for every Python model, and they are not free where cores are few: Linux (6.16 and
+    newer) gives a process a table of sleeping threads sized by cores, so that each wake-up searches through them. With
+    128, half of tritonserver's processor time on two cores went there.
     """
 
     model_repository: Path

@@ -29,6 +29,7 @@ class Installation:
     tritonserver: Path
     libraries: Path
     python_backend: Path
+    caches: Path
     stub: Path
     libpython: Path | None
 
@@ -44,6 +45,7 @@ class Installation:
             tritonserver=root / "bin" / "tritonserver",
             libraries=package.parent / "nvidia_pytriton.libs",
             python_backend=root / "backends" / "python",
+            caches=root / "caches",
             stub=root / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub",
             libpython=find_libpython(),
         )
@@ -69,13 +71,20 @@ def _library_folders() -> Iterator[Path]:
 
 
 def lay_out(installation: Installation, folder: Path) -> None:
-    """Fill ``folder`` with what tritonserver looks for: ``backends/`` and ``lib/``, mostly links."""
+    """Fill ``folder`` with what tritonserver looks for: ``backends/``, ``caches/`` and ``lib/``, mostly links.
+
+    The onnxruntime backend is the Python backend once more, under a name of its own, since a Python-based backend
+    without a library shares the settings of ``python``: each of its processes would have as many threads for calls to
+    other models as a front door.
+    """
     assert installation.libpython is not None, "preflight checks it"
     _link_all([*_visible(installation.python_backend), installation.stub], folder / "backends" / "python")
     # Only libpython: the rest of its folder (a conda environment's, say) must not shadow other libraries.
     _link_all([installation.libpython], folder / "lib")
+    _link(installation.caches, folder / "caches")
     onnxruntime = folder / "backends" / "onnxruntime"
     onnxruntime.mkdir()
+    _link(installation.python_backend / "libtriton_python.so", onnxruntime / "libtriton_onnxruntime.so")
     (onnxruntime / "model.py").write_text(_ONNXRUNTIME_MODEL)
 
 

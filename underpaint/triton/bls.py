@@ -72,7 +72,8 @@ class BlsTransport:
         """
         future = self._start(model, inputs, outputs, parameters or {}, decoupled)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise _no_answer(model, timeout_s) from None
         finally:

@@ -93,7 +93,7 @@ class TritonPythonModel:
             scalar(inputs, "top_k", 1),
             scalar(inputs, "max_generation"),
         )
-        found = [asdict(match) for match in matches]
+        found = [dict(vars(match)) for match in matches]
         brought = self._bring(matches[0], inputs) if matches else None
         if brought is None:
             return {"matches": strings(json.dumps(found, ensure_ascii=False))}

@@ -64,6 +64,7 @@ def onnx_model(
     kind: str = "auto",
     on_demand: bool = False,
     channels_last: bool = False,
+    response_cache: bool = False,
 ) -> ModelConfig:
     """A model of the onnxruntime backend, warmed up with one row of zeros.
 
@@ -72,6 +73,7 @@ def onnx_model(
     ``model_file``: the graph, relative to the version directory, if it is not the ``model.onnx`` there. ``kind``: where
     it runs, "cpu", "gpu", or "auto" for a GPU where the server has one.
     ``channels_last``: on a GPU, CUDA's convolutions in the order that its tensor cores read.
+    ``response_cache``: what it has answered before comes from Triton's own cache, where the server has one.
     ``on_demand``: not at the server's start, but when a model that needs it has it loaded.
     """
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size, input=inputs, output=outputs)
@@ -82,6 +84,8 @@ def onnx_model(
     if dynamic_batching:
         config.dynamic_batching.CopyFrom(ModelDynamicBatching())
     _set_parameters(config, {"intra_op_thread_count": threads, **({"on_demand": "true"} if on_demand else {})})
+    if response_cache:
+        config.response_cache.enable = True
     if channels_last:
         cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
         cuda.parameters["prefer_nhwc"] = "1"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ class PromptTokenizer:
         return tensors
 
     def _count(self, prompt: str) -> int:
-        return len(self._counter.encode(prompt).ids) - self._markers
+        return len(_encoded(self._counter, prompt)) - self._markers
 
 
 def suffix(number: int) -> str:
@@ -116,4 +117,9 @@ def _uncut(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _ids(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    return np.array([tokenizer.encode(prompt).ids], np.int32)
+    return np.array([_encoded(tokenizer, prompt)], np.int32)
+
+
+@lru_cache(maxsize=4096)  # a prompt comes once to be looked up and once to be painted, the empty one with every request
+def _encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    return list(tokenizer.encode(prompt).ids)
