@@ -78,8 +78,10 @@ def test_nothing_is_rebuilt_before_the_start() -> None:
     for number in range(10):
         put(index, units(FLAT_MAX, seed=number), first_id=1000 * number + 1)
     assert arrangement(index) is Flat
+    assert index.due == 1
     index.start()
     index.settle()
+    assert index.due == 0
     assert index._shelves[SCOPE]._searcher.room == 10 * FLAT_MAX, "once, with all of them"
     index.close()
 

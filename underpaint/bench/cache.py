@@ -118,6 +118,7 @@ def measure(job: Job, folder: Path, tell: Tell) -> CacheFigures:
 def measure_served(job: Job, cache: ServedCache, tell: Tell) -> ServedFigures:
     """The same lookups through a server of the store that ``measure`` has left; its inserts are in no one's way."""
     asked = _in_random_order([_questions(job, scope) for scope in range(SCOPES)])
+    cache.settle()
     for each, number in asked[:_WARM_UP]:
         cache.best(IMAGE, each.scope, each.texts[number])
     wall_ms, found = [], []

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpcclient
@@ -23,6 +25,7 @@ from underpaint.client.serving import own_server
 
 _MODEL = "cache"
 _CONFIG = "config.pbtxt"
+_ASK_AGAIN_AFTER_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,16 @@ class ServedCache:
         ]
         matches = json.loads(self.client.infer(_MODEL, inputs).as_numpy("matches").item())
         return float(matches[0]["similarity"]) if matches else 0.0
+
+    def settle(self) -> None:
+        """Wait until lookups are as fast as they will be."""
+        while self._stats()["unsettled"]:
+            time.sleep(_ASK_AGAIN_AFTER_S)
+
+    def _stats(self) -> dict[str, Any]:
+        op = _input("op", np.array([b"stats"], np.object_))
+        stats: dict[str, Any] = json.loads(self.client.infer(_MODEL, [op]).as_numpy("stats").item())
+        return stats
 
 
 @contextmanager

@@ -39,7 +39,8 @@ class CacheStats:
     """What is held, and what has happened since the cache was opened.
 
     ``units`` is what ``capacity`` counts: entries, or states under ``lcbfu``. ``hits`` are lookups that found
-    anything at all; whether it is near enough is for a policy to say. ``corrupt`` counts damaged files found.
+    anything at all; whether it is near enough is for a policy to say. ``corrupt`` counts damaged files found. While
+    there are ``unsettled`` indexes, lookups in these are slower (see ``settle``).
     """
 
     entries: int
@@ -48,6 +49,7 @@ class CacheStats:
     eviction: str
     file_bytes: int
     scopes: int
+    unsettled: int
     lookups: int
     hits: int
     fetches: int
@@ -192,6 +194,7 @@ class ImageCache:
             eviction=self._evictor.strategy.value,
             file_bytes=self._store.file_bytes,
             scopes=len({scope for _, scope in self._index.sizes()}),
+            unsettled=self._index.due,
             lookups=self._counts["lookups"],
             hits=self._counts["hits"],
             fetches=self._counts["fetches"],

@@ -94,6 +94,11 @@ class Index:
         """Wait until no rebuild is due or under way."""
         self._due.join()
 
+    @property
+    def due(self) -> int:
+        """Shelves to be rebuilt, or being rebuilt."""
+        return self._due.unfinished_tasks
+
     def sizes(self) -> dict[tuple[str, str], int]:
         """Vectors by (space, scope)."""
         with self._lock:
