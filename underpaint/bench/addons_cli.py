@@ -16,7 +16,7 @@ import numpy as np
 
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.location import VARIABLE
-from underpaint.bench import addons
+from underpaint.bench import addons, options
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.serving import PATIENCE_S
 from underpaint.build.tiny import control_images
@@ -25,7 +25,6 @@ from underpaint.client.messages import Wishes
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of, own_server
 from underpaint.client.sync_client import Client
-from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 
 _CONTROLNETS = 3  # as many as a workload has
@@ -37,10 +36,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--variant", help="default: the first that takes LoRAs and ControlNets")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     parser.add_argument("--steps", type=int, default=20, help="of each picture (default: 20)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_report(parser)
+    options.add_repository(parser)
     parser.set_defaults(func=run)
 
 

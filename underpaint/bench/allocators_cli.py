@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from tqdm import tqdm
-
+from underpaint.bench import options
 from underpaint.bench.allocators import DEVICES, Timing, cases, decisions, time_case
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.progress import Progress
 from underpaint.bench.report import rounded, table, write_json
 from underpaint.control.allocation import Form
 from underpaint.errors import InvalidArgument
@@ -25,7 +24,7 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     bench.add_argument("--rounds", type=int, default=5, help="through eight loads each (default: 5)")
     bench.add_argument("--data", type=Path, metavar="DIR", help="folder with the published artifacts' files")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    options.add_report(bench)
     bench.set_defaults(func=run)
 
 
@@ -36,21 +35,15 @@ def run(args: argparse.Namespace) -> int:
     machine.warn_if_busy()
     todo = cases()
     timings: dict[tuple[str, Form, int], Timing] = {}
-    with tqdm(total=len(todo) * decisions(args.rounds), disable=not sys.stderr.isatty(), leave=False) as bar:
+    with Progress(len(todo) * decisions(args.rounds)) as progress:
         for case in todo:
-            bar.set_description(f"{case.allocator}, {case.form}, {case.devices}")
-            timings[case.allocator, case.form, case.devices] = time_case(
-                case, args.data, args.rounds, lambda: _advance(bar)
-            )
+            progress.doing(f"{case.allocator}, {case.form}, {case.devices}")
+            timings[case.allocator, case.form, case.devices] = time_case(case, args.data, args.rounds, progress.advance)
     print(text(timings))
     if args.json:
         write_json(rounded(_report(timings, machine, args), 3), args.json)
         print(f"report: {args.json}")
     return 0
-
-
-def _advance(bar: tqdm[None]) -> None:
-    bar.update()
 
 
 def text(timings: dict[tuple[str, Form, int], Timing]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from underpaint.bench import options
 from underpaint.bench.burst import Burst, Weathered, weathered
 from underpaint.bench.contenders import Control, contenders
 from underpaint.bench.machine import Machine, now, versions
@@ -17,7 +18,6 @@ from underpaint.bench.report import rounded, table, write_json
 from underpaint.bench.serving import site
 from underpaint.client.serving import deployment_of
 from underpaint.control.profile import Profile
-from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 
 _COLUMNS = ("policy", "requests", "goodput of sustained", "recovery s", "refused", "failed", "unanswered")
@@ -36,10 +36,8 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bench.add_argument("--seconds", type=float, default=60.0, help="of the burst (default: 60)")
     bench.add_argument("--around", type=float, default=20.0, help="seconds before it, and after (default: 20)")
     bench.add_argument("--profile", type=Path, metavar="FILE", help="let a monitor decide, see bench replay")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    bench.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_report(bench)
+    options.add_repository(bench)
     bench.set_defaults(func=run)
 
 

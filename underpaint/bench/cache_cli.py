@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from underpaint.bench import cache_words
+from underpaint.bench import cache_words, options
 from underpaint.bench.cache import (
     INSERTS,
     LOOKUPS,
@@ -30,10 +27,10 @@ from underpaint.bench.cache_kills import kill_rounds
 from underpaint.bench.cache_served import served_cache
 from underpaint.bench.cache_sizes import Served, replay
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.progress import Progress
 from underpaint.bench.report import write_json
 from underpaint.cache.eviction import Strategy
 from underpaint.cache.tables import Column, count, table
-from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 
 _PACKAGES = ("underpaint", "faiss-cpu", "numpy")
@@ -62,11 +59,9 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--through-triton", action="store_true", help="of --entries: look up through an embedded tritonserver as well"
     )
-    parser.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="whose cache is served; default: ours"
-    )
+    options.add_repository(parser)
     parser.add_argument("--column", default="Queries", help="of a .csv file of --prompts (default: Queries)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    options.add_report(parser)
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to make stores (default: a temporary one)")
     parser.set_defaults(func=run)
 
@@ -82,8 +77,8 @@ def _run_entries(args: argparse.Namespace) -> int:
     machine = Machine.here()
     machine.warn_if_busy()
     with _folder(args) as folder:
-        with _bar(job.measurements) as bar:
-            figures = measure(job, folder, bar.update)
+        with Progress(job.measurements) as progress:
+            figures = measure(job, folder, progress.advance)
         served = _measure_served(args.model_repository, job, folder) if args.through_triton else None
     _write(args, {**_flat(figures, served), **asdict(job), "scopes": SCOPES, "queries": QUERIES}, machine)
     print(_figures_text(job, figures, served))
@@ -91,14 +86,14 @@ def _run_entries(args: argparse.Namespace) -> int:
 
 
 def _measure_served(repository: Path, job: Job, store: Path) -> ServedFigures:
-    with served_cache(repository, store, job.entries + INSERTS) as cache, _bar(LOOKUPS) as bar:
-        return measure_served(job, cache, bar.update)
+    with served_cache(repository, store, job.entries + INSERTS) as cache, Progress(LOOKUPS) as progress:
+        return measure_served(job, cache, progress.advance)
 
 
 def _run_kills(args: argparse.Namespace) -> int:
     rounds = _at_least("kill", args.kill, 1)
-    with _folder(args) as folder, _bar(rounds) as bar:
-        kills = kill_rounds(folder, rounds, bar.update)
+    with _folder(args) as folder, Progress(rounds) as progress:
+        kills = kill_rounds(folder, rounds, progress.advance)
     _write(args, asdict(kills), Machine.here())
     print(
         f"{kills.rounds} kills, {kills.unfinished} of them inside an insert; {count(kills.acknowledged)} entries "
@@ -110,8 +105,8 @@ def _run_kills(args: argparse.Namespace) -> int:
 def _run_prompts(args: argparse.Namespace) -> int:
     prompts = _prompts(args.prompts, args.column)
     sizes = sorted({max(1, round(share * len(prompts))) for share in _SIZES})
-    with _bar(len(prompts)) as bar:
-        served = replay(cache_words.embed(prompts), sizes, bar.update)
+    with Progress(len(prompts)) as progress:
+        served = replay(cache_words.embed(prompts), sizes, progress.advance)
     listed = [
         {"prompts": size, **{strategy.value: asdict(own) for strategy, own in by_strategy.items()}}
         for size, by_strategy in served.items()
@@ -199,10 +194,6 @@ def _folder(args: argparse.Namespace) -> Iterator[Path]:
     """An empty folder, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="underpaint-bench-", dir=args.folder) as folder:
         yield Path(folder)
-
-
-def _bar(total: int) -> tqdm[None]:
-    return tqdm(total=total, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
 
 
 def _at_least(name: str, value: int, least: int) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from underpaint.bench import lora_joins_cli
+from underpaint.bench import lora_joins_cli, options
 from underpaint.bench.calibrate import (
     SYSTEMS,
     Measurements,
@@ -20,7 +20,7 @@ from underpaint.bench.flops import VariantCost
 from underpaint.bench.machine import Machine, now
 from underpaint.bench.promises import Service, promise, thresholds_over_requests
 from underpaint.bench.report import table
-from underpaint.bench.serving import add_server_options, needs_extra, server
+from underpaint.bench.serving import needs_extra, server
 from underpaint.client.serving import deployment_of
 from underpaint.client.transport import connect
 from underpaint.deployment import Deployment
@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--load", type=Path, metavar="FILE", help="take what was measured from there; paint nothing")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: calibration.json of the model repository")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw quality by similarity for every skip")
-    add_server_options(parser)
+    options.add_server(parser)
     parser.set_defaults(func=run)
     lora_joins_cli.add_parser(parser.add_subparsers(metavar="WHAT", help="instead, something else"))
 

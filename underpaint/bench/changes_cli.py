@@ -6,9 +6,9 @@ import argparse
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from underpaint.bench import options
 from underpaint.bench.changes import Change, Load, change_instances, change_settings
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.report import rounded, table, write_json
@@ -16,7 +16,6 @@ from underpaint.bench.serving import PATIENCE_S, site
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
-from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 from underpaint.monitor.instances import Instances
 from underpaint.monitor.settings import SettingsFile
@@ -34,10 +33,8 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     bench.add_argument("--workers", type=int, default=8, metavar="N", help="requests at a time (default: 8)")
     bench.add_argument("--hold", type=float, default=6.0, metavar="SECONDS", help="after each change (default: 6)")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    bench.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_report(bench)
+    options.add_repository(bench)
     bench.set_defaults(func=run)
 
 

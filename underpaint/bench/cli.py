@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from tqdm import tqdm
 
 from underpaint.bench import (
     addons_cli,
@@ -19,6 +14,7 @@ from underpaint.bench import (
     denoiser,
     lora_widths_cli,
     loras_cli,
+    options,
     policies_cli,
     replay_cli,
     report,
@@ -27,16 +23,17 @@ from underpaint.bench import (
     validate_cli,
 )
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.progress import Progress
+from underpaint.bench.serving import PATIENCE_S, server
 from underpaint.bench.unet import BareUNet, RowShapes, candidate_setups
 from underpaint.build.shapes import Shapes
 from underpaint.client.prompts import PROMPTS
-from underpaint.client.serving import deployment_of, own_server
+from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
-from underpaint.deployment import Variant, default_repository
+from underpaint.deployment import Variant
 from underpaint.errors import Internal, InvalidArgument
 
 _MAX_ROWS = 32
-_PATIENCE_S = 300.0  # a request that takes longer will never come
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,16 +42,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench = benches.add_parser(
         "denoiser",
         help="images a second through generate, against the bare UNet",
-        description="Images a second at 16 requests at a time and at one, against the bare UNet on the same machine.",
+        description="Images a second at 16 requests at a time and at one, against the bare UNet on the same machine, "
+        "on which a server named by --url must run, too.",
     )
     bench.add_argument("--variant", help="default: the large one of the repository")
     bench.add_argument("--rounds", type=int, default=3, help="default: 3")
     bench.add_argument("--seconds", type=float, default=20.0, help="of each measurement of the server (default: 20)")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
-    bench.add_argument("--url", help="use this running server, which must run on this machine (default: start one)")
-    bench.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_report(bench)
+    options.add_server(bench)
     bench.set_defaults(func=run_denoiser)
     policies_cli.add_parser(benches)
     replay_cli.add_parser(benches)
@@ -82,9 +77,9 @@ def run_denoiser(args: argparse.Namespace) -> int:
     machine = Machine.here()
     machine.warn_if_busy()
     with (
-        _server(args) as url,
-        Client(url, timeout_s=_PATIENCE_S) as client,
-        _bar(denoiser.measurements(setups, pace)) as bar,
+        server(args.url, args.model_repository) as url,
+        Client(url, timeout_s=PATIENCE_S) as client,
+        Progress(denoiser.measurements(setups, pace)) as progress,
     ):
 
         def paint(number: int) -> None:
@@ -93,8 +88,8 @@ def run_denoiser(args: argparse.Namespace) -> int:
                 raise Internal(f"served {outcome.steps_run} steps at guidance {outcome.guidance_scale}, not {job}")
 
         def tell(doing: str) -> None:
-            bar.set_description(doing)
-            bar.update()
+            progress.doing(doing)
+            progress.advance()
 
         client.wait_ready()
         measured = denoiser.measure(job, paint, ceiling, setups, pace, tell)
@@ -105,19 +100,6 @@ def run_denoiser(args: argparse.Namespace) -> int:
         report.write_json(full, args.json)
         print(f"report: {args.json}")
     return 0
-
-
-@contextmanager
-def _server(args: argparse.Namespace) -> Iterator[str]:
-    if args.url:
-        yield args.url
-        return
-    with own_server(args.model_repository) as url:
-        yield url
-
-
-def _bar(measurements: int) -> tqdm[None]:
-    return tqdm(total=measurements, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
 
 
 def _unet(repository: Path, variant: Variant) -> Path:

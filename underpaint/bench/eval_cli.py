@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from underpaint.bench import options
 from underpaint.bench.clip import Clip
 from underpaint.bench.flops import VariantCost
 from underpaint.bench.instruments import Autoencoder, ClipReport, JudgeReport, draw, measure_clip, measure_judge
 from underpaint.bench.load import work_off
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.progress import Progress
 from underpaint.bench.report import write_json
+from underpaint.bench.serving import PATIENCE_S, server
 from underpaint.bench.variants import (
     EVALUATION_STREAM,
     Size,
@@ -32,12 +32,11 @@ from underpaint.bench.variants import (
 )
 from underpaint.build.tiny.scenes import stream
 from underpaint.client.contact_sheet import Row, contact_sheet
-from underpaint.client.serving import deployment_of, own_server
+from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
-from underpaint.deployment import Deployment, default_repository
+from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 
-_PATIENCE_S = 300.0
 _CONCURRENCY = 16
 _LONE_REQUESTS = 12
 _SHEET = 8  # columns of the contact sheet
@@ -52,12 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--captions", type=int, default=512, help="default: 512; half as many held-out ones")
     parser.add_argument("--curve", type=int, default=128, help="captions at each other step count (default: 128)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    options.add_report(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="leave the contact sheet and the curves there")
-    parser.add_argument("--url", help="use this running server (default: start one)")
-    parser.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_server(parser)
     parser.set_defaults(func=run)
 
 
@@ -92,17 +88,18 @@ def _measure_variants(
         for v in deployment.variants.values()
     )
     reports = {}
-    with _server(args) as url, Client(url, timeout_s=_PATIENCE_S) as client, _bar(total) as bar:
+    own = server(args.url, args.model_repository)
+    with own as url, Client(url, timeout_s=PATIENCE_S) as client, Progress(total, "picture") as progress:
         client.wait_ready()
 
         def paint(variant: str, captions: Sequence[str], steps: int | None) -> np.ndarray:
-            bar.set_description(f"{variant}{f', {steps} steps' if steps else ''}")
+            progress.doing(f"{variant}{f', {steps} steps' if steps else ''}")
             pictures: dict[int, np.ndarray] = {}
 
             def one(number: int) -> None:
                 answer = client.generate(captions[number], seed=number, variant=variant, num_inference_steps=steps)
                 pictures[number] = answer.image
-                bar.update()
+                progress.advance()
 
             work_off(one, len(captions), _CONCURRENCY)
             return np.stack([pictures[number] for number in range(len(captions))])
@@ -110,19 +107,19 @@ def _measure_variants(
         for name, variant in deployment.variants.items():
             cost = VariantCost.read(args.model_repository, name)
             report = measure_variant(variant, cost, clip, paint, size)
-            reports[name] = replace(report, ms_per_image=_lone_ms(client, name, bar))
+            reports[name] = replace(report, ms_per_image=_lone_ms(client, name, progress))
     return reports
 
 
-def _lone_ms(client: Client, variant: str, bar: tqdm[None]) -> float:
+def _lone_ms(client: Client, variant: str, progress: Progress) -> float:
     """Median milliseconds of a request that is alone on the server."""
-    bar.set_description(f"{variant}, one at a time")
+    progress.doing(f"{variant}, one at a time")
     times = []
     for number in range(_LONE_REQUESTS):
         began = time.perf_counter()
         client.generate("a small red circle in the centre, on a blue background", seed=number, variant=variant)
         times.append((time.perf_counter() - began) * 1e3)
-        bar.update()
+        progress.advance()
     return median(times)
 
 
@@ -170,16 +167,3 @@ def _draw(folder: Path, reports: dict[str, VariantReport], size: Size) -> None:
     contact_sheet("The tiny family", captions_of(scenes), rows).save(folder / "variants.png")
     step_curves({name: report.curve for name, report in smallest_first}, folder / "steps.png")
     print(f"pictures: {folder / 'variants.png'}, {folder / 'steps.png'}")
-
-
-@contextmanager
-def _server(args: argparse.Namespace) -> Iterator[str]:
-    if args.url:
-        yield args.url
-        return
-    with own_server(args.model_repository) as url:
-        yield url
-
-
-def _bar(total: int) -> tqdm[None]:
-    return tqdm(total=total, unit="picture", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)

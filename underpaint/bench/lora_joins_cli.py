@@ -14,10 +14,10 @@ import numpy as np
 from underpaint.addons import sources
 from underpaint.addons.joins import JoinRule
 from underpaint.addons.location import lora_sources
-from underpaint.bench import lora_joins
+from underpaint.bench import lora_joins, options
 from underpaint.bench.machine import now
 from underpaint.bench.report import table
-from underpaint.bench.serving import add_server_options, needs_extra, server
+from underpaint.bench.serving import needs_extra, server
 from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.serving import deployment_of
 from underpaint.client.transport import connect
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--keep", type=float, default=0.9, help="share of what LoRAs do, to be kept (default: 0.9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     parser.add_argument("--dry-run", action="store_true", help="write nothing into the model repository")
-    add_server_options(parser)
+    options.add_server(parser)
     parser.set_defaults(func=run)
 
 

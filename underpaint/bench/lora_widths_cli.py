@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from underpaint.bench import lora_widths
+from underpaint.bench import lora_widths, options
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.errors import InvalidArgument
 
@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "lora-widths", help="what LoRAs cost, by the width of the network", description=lora_widths.__doc__
     )
     parser.add_argument("--rounds", type=int, default=9, help="calls of each (default: 9)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    options.add_report(parser)
     parser.set_defaults(func=run)
 
 

@@ -16,14 +16,13 @@ from typing import Any
 
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.location import VARIABLE
-from underpaint.bench import loras
+from underpaint.bench import loras, options
 from underpaint.bench.addons import write_random_loras
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.serving import PATIENCE_S, site
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
-from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument
 from underpaint.monitor.metrics import Endpoint, Sample
 
@@ -38,10 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--loras", type=int, default=200, help="how many there are (default: 200)")
     parser.add_argument("--memory-mb", type=float, default=16.0, help="for LoRAs in memory (default: 16)")
     parser.add_argument("--at-once", type=int, default=16, help="requests (default: 16)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_report(parser)
+    options.add_repository(parser)
     parser.set_defaults(func=run)
 
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from underpaint.bench import options
 from underpaint.bench.machine import Machine, now, versions
-from underpaint.bench.serving import add_server_options, needs_extra
+from underpaint.bench.serving import needs_extra
 from underpaint.errors import InvalidArgument
 from underpaint.policies import POLICIES, Calibration, by_name
 
@@ -58,7 +59,7 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="go by these thresholds instead of the repository's; of several, by each in turn, for the frontier",
     )
     bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="results.json, plots, contact sheets")
-    add_server_options(bench)
+    options.add_server(bench)
     bench.set_defaults(func=run)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from underpaint.bench import options
 from underpaint.bench.machine import Machine
 from underpaint.bench.patience import insist
 from underpaint.bench.profiling import (
@@ -23,8 +22,9 @@ from underpaint.bench.profiling import (
     spent_by,
     with_cascades,
 )
+from underpaint.bench.progress import Progress
 from underpaint.bench.report import table
-from underpaint.bench.serving import PATIENCE_S, add_server_options, stage, variant_painter
+from underpaint.bench.serving import PATIENCE_S, stage, variant_painter
 from underpaint.cache.location import default_store
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
@@ -57,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--save", type=Path, metavar="FILE.csv", help="keep the scores of these captions")
     parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="take the scores from there; paint none")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"default: {_FILE} in the store of the cache")
-    add_server_options(parser)
+    options.add_server(parser)
     parser.set_defaults(func=run)
 
 
@@ -74,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
         models = SmallModels(transport, deployment)
         if args.pareto:
             models.require_scorers()
-        with _bar(len(variants) * len(concurrencies) + args.pareto) as bar:
+        with Progress(len(variants) * len(concurrencies) + args.pareto) as progress:
             paint = variant_painter(client)
-            profile = measure(paint, models, variants, args.model_repository, effort, lambda: _advance(bar))
+            profile = measure(paint, models, variants, args.model_repository, effort, progress.advance)
             if args.pareto:
-                scores = pair_up(_painter(client), models, args.pareto, lambda: _advance(bar))
+                scores = pair_up(_painter(client), models, args.pareto, progress.advance)
         transport.close()
     if scores:
         profile = with_cascades(profile, scores, deployment.small, deployment.large)
@@ -112,14 +112,6 @@ def _painter(client: Client) -> Callable[[str, str, int], np.ndarray]:
         return picture.image
 
     return paint
-
-
-def _advance(bar: tqdm[None]) -> None:
-    bar.update()
-
-
-def _bar(measurements: int) -> tqdm[None]:
-    return tqdm(total=measurements, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
 
 
 def _variants(given: str | None, deployment: Deployment) -> list[Variant]:

@@ -15,18 +15,19 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from underpaint.bench import options
 from underpaint.bench.clip import Clip
 from underpaint.bench.contenders import Contender, Control, contenders, on_stage
 from underpaint.bench.load import Window, closed_loop, rate_per_s
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.progress import Progress
 from underpaint.bench.quality import Embedder
 from underpaint.bench.replay import OBJECTIVES, Replay, Reply, Yardstick, open_loop, summarise
 from underpaint.bench.replay_quality import judge_replay
 from underpaint.bench.report import write_json
 from underpaint.bench.served import Account
-from underpaint.bench.serving import PATIENCE_S, Site, add_server_options, needs_extra, stage, variant_painter
+from underpaint.bench.serving import PATIENCE_S, Site, needs_extra, stage, variant_painter
 from underpaint.bench.traces import Schedule, read_trace, schedule
 from underpaint.bench.workload import WorkItem, workload
 from underpaint.client.async_client import AsyncClient
@@ -112,9 +113,9 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bench.add_argument(
         "--promise", action="store_true", help=f"requests carry the {OBJECTIVES[-1]}× objective as their slo_ms"
     )
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    options.add_report(bench)
     bench.add_argument("--out", type=Path, metavar="DIR", help="leave plots there")
-    add_server_options(bench)
+    options.add_server(bench)
     bench.set_defaults(func=run)
 
 
@@ -220,26 +221,24 @@ async def _run_one(
             return Account.of(picture.outcome)
 
         if order.warm:
-            with tqdm(total=order.warm, desc=f"{what}: warming up", leave=False, disable=None) as bar:
-                await _warm_up(serve, items[: order.warm], bar)
-        with tqdm(total=len(arrivals_s), desc=what, unit="reply", leave=False, disable=None) as bar:
+            with Progress(order.warm, doing=f"{what}: warming up") as progress:
+                await _warm_up(serve, items[: order.warm], progress)
+        with Progress(len(arrivals_s), "reply", what) as progress:
             await asyncio.sleep(_SETTLE_S)
-            await open_loop(arrivals_s, send, order.drain_s, replies, lambda reply: _advance(bar))
+            await open_loop(arrivals_s, send, order.drain_s, replies, lambda reply: progress.advance())
 
 
-async def _warm_up(serve: Callable[[WorkItem], Awaitable[Picture]], items: Sequence[WorkItem], bar: tqdm[None]) -> None:
+async def _warm_up(
+    serve: Callable[[WorkItem], Awaitable[Picture]], items: Sequence[WorkItem], progress: Progress
+) -> None:
     turn = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(item: WorkItem) -> None:
         async with turn:
             await serve(item)
-            bar.update()
+            progress.advance()
 
     await asyncio.gather(*map(one, items))
-
-
-def _advance(bar: tqdm[None]) -> None:
-    bar.update()
 
 
 def _order(args: argparse.Namespace) -> Order:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from underpaint.bench import options
 from underpaint.bench.load import work_off
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.patience import insist
+from underpaint.bench.progress import Progress
 from underpaint.bench.report import write_json
-from underpaint.bench.serving import PATIENCE_S, add_server_options, needs_extra, server
+from underpaint.bench.serving import PATIENCE_S, needs_extra, server
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.deployment import Deployment
@@ -40,9 +40,9 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "the pictures, and compares deferral by score with random and with ideal deferral. Five minutes on two cores.",
     )
     bench.add_argument("--captions", type=int, default=1000, metavar="N", help="default: 1000")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    options.add_report(bench)
     bench.add_argument("--plot", type=Path, metavar="FILE.png", help="draw quality against deferral")
-    add_server_options(bench)
+    options.add_server(bench)
     bench.set_defaults(func=run)
 
 
@@ -101,14 +101,14 @@ def _paint(args: argparse.Namespace, deployment: Deployment, captions: Sequence[
     """What the server paints of each caption by default, uint8 [N, H, W, 3] by variant; both with the same seeds."""
     variants = (deployment.small, deployment.large)
     painted: dict[str, dict[int, np.ndarray]] = {variant: {} for variant in variants}
-    bar = tqdm(total=2 * len(captions), unit="picture", disable=not sys.stderr.isatty(), leave=False)
-    with server(args.url, args.model_repository) as url, Client(url, timeout_s=PATIENCE_S) as client, bar:
+    progress = Progress(2 * len(captions), "picture")
+    with server(args.url, args.model_repository) as url, Client(url, timeout_s=PATIENCE_S) as client, progress:
         client.wait_ready()
 
         def one(number: int) -> None:
             variant, place = variants[number % 2], number // 2
             painted[variant][place] = insist(lambda: _picture(client, variant, captions[place], _FIRST_SEED + place))
-            bar.update()
+            progress.advance()
 
         work_off(one, 2 * len(captions), _CONCURRENCY)
     return {name: np.stack([images[place] for place in range(len(captions))]) for name, images in painted.items()}

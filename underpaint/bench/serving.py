@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import secrets
@@ -20,18 +19,10 @@ from underpaint.client.pictures import Picture
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import embedded
 from underpaint.client.sync_client import Client
-from underpaint.deployment import default_repository
 from underpaint.errors import Unsupported
 
 Paint = Callable[[str, str, WorkItem], Picture]  # under a policy, for a name, a request
 PATIENCE_S = 300.0  # a request that takes longer will never come
-
-
-def add_server_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="use this running server (default: start one, with an empty cache)")
-    parser.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
 
 
 @contextmanager

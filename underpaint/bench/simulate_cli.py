@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from underpaint.bench import options
 from underpaint.bench.machine import now, versions
+from underpaint.bench.progress import Progress
 from underpaint.bench.report import rounded, table, write_json
 from underpaint.bench.traces import read_arrivals_s, read_trace, stretched
 from underpaint.control.allocation import Allocator, Fleet, Form, Reuse
@@ -86,7 +86,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--hit-rate", type=float, default=0.0, help="of the cache, for modm (default: 0)")
     parser.add_argument("--skip", type=float, default=0.25, help="share of steps that a hit skips (default: 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
+    options.add_report(parser)
     parser.set_defaults(func=run)
 
 
@@ -128,18 +128,14 @@ def compare(order: Order, name: str, form: Form) -> Summary:
         opening_per_s=_rate(order.arrivals_s, _OPENING_S),
         seed=order.seed,
     )
-    with tqdm(total=len(order.arrivals_s), desc=f"{name}, {form}", disable=not sys.stderr.isatty(), leave=False) as bar:
-        finished = simulate(scenario, _allocator(name, form, order), lambda settled: _advance(bar, settled))
+    with Progress(len(order.arrivals_s), doing=f"{name}, {form}") as progress:
+        finished = simulate(scenario, _allocator(name, form, order), progress.advance)
     return summarise(finished, order.judge, order.population)
 
 
 def _rules(name: str, form: Form, arrivals: bool) -> Rules:
     rules = MODM_PUBLISHED if (name, form) == (Modm.name, Form.PUBLISHED) else RULES[form]
     return replace(rules, outstanding=rules.outstanding and not arrivals)
-
-
-def _advance(bar: tqdm[None], settled: int) -> None:
-    bar.update(settled)
 
 
 def _allocator(name: str, form: Form, order: Order) -> Allocator:

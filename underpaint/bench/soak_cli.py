@@ -18,9 +18,10 @@ from itertools import islice
 from pathlib import Path
 
 import psutil
-from tqdm import tqdm
 
+from underpaint.bench import options
 from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.progress import Progress
 from underpaint.bench.replay import Reply, open_loop
 from underpaint.bench.report import rounded, table, write_json
 from underpaint.bench.served import Account
@@ -30,7 +31,6 @@ from underpaint.bench.workload import workload
 from underpaint.client.async_client import AsyncClient
 from underpaint.client.sync_client import Client
 from underpaint.control.profile import Profile
-from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument, Unavailable
 
 _LOOK_EVERY_S = 10.0
@@ -51,10 +51,8 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bench.add_argument("--profile", type=Path, required=True, metavar="FILE", help="of `underpaint profile`")
     bench.add_argument("--allocator", default="hadis", help="of the monitor (default: hadis)")
     bench.add_argument("--minutes", type=float, default=12.0, help="default: 12")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
-    bench.add_argument(
-        "--model-repository", type=Path, default=default_repository(), help="default: that of underpaint serve"
-    )
+    options.add_report(bench)
+    options.add_repository(bench)
     bench.set_defaults(func=run)
 
 
@@ -126,14 +124,10 @@ async def _load(url: str, arrivals_s: Sequence[float], watch: _Watch) -> list[Re
             return Account.of(picture.outcome)
 
         watching = asyncio.create_task(watch.run())
-        with tqdm(total=len(arrivals_s), unit="reply", leave=False, disable=not sys.stderr.isatty()) as bar:
-            await open_loop(arrivals_s, send, _DRAIN_S, replies, lambda reply: _advance(bar))
+        with Progress(len(arrivals_s), unit="reply") as progress:
+            await open_loop(arrivals_s, send, _DRAIN_S, replies, lambda reply: progress.advance())
         watching.cancel()
     return replies
-
-
-def _advance(bar: tqdm[None]) -> None:
-    bar.update()
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from underpaint.bench import options
 from underpaint.bench.machine import Machine, now, versions
 from underpaint.bench.pacing import Effort
 from underpaint.bench.profiling import SmallModels, measure, spent_by
+from underpaint.bench.progress import Progress
 from underpaint.bench.replay import Reply, open_loop
 from underpaint.bench.report import rounded, table, write_json
 from underpaint.bench.served import Account
-from underpaint.bench.serving import PATIENCE_S, Site, add_server_options, stage, variant_painter
+from underpaint.bench.serving import PATIENCE_S, Site, stage, variant_painter
 from underpaint.bench.validate import PERCENTILES, Comparison, Trial, compare, simulated_s, trials
 from underpaint.bench.workload import workload
 from underpaint.client.async_client import AsyncClient
@@ -56,8 +56,8 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     bench.add_argument("--loads", default="0.3,0.6", help="shares of what the server can do (default: %(default)s)")
     bench.add_argument("--seconds", type=float, default=40.0, help="of each (default: 40)")
     bench.add_argument("--seed", type=int, default=0, help="default: 0")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the full report there")
-    add_server_options(bench)
+    options.add_report(bench)
+    options.add_server(bench)
     bench.set_defaults(func=run)
 
 
@@ -97,12 +97,12 @@ def _try(url: str, trial: Trial, profile: Profile, settings: Settings, args: arg
     rate_per_s = trial.rate_per_s(profile, settings)
     arrivals = trial.arrivals_s(rate_per_s, args.seconds, args.seed)
     label = f"{trial.policy} at {trial.load:.0%}"
-    with tqdm(total=len(arrivals), desc=label, leave=False, disable=not sys.stderr.isatty()) as bar:
-        replies = asyncio.run(_serve(url, trial.policy, arrivals, args.seed, bar))
+    with Progress(len(arrivals), doing=label) as progress:
+        replies = asyncio.run(_serve(url, trial.policy, arrivals, args.seed, progress))
     return compare(trial, rate_per_s, replies, simulated_s(profile, trial.policy, settings, arrivals, replies, _RUNS))
 
 
-async def _serve(url: str, policy: str, arrivals_s: Sequence[float], seed: int, bar: tqdm[None]) -> list[Reply]:
+async def _serve(url: str, policy: str, arrivals_s: Sequence[float], seed: int, progress: Progress) -> list[Reply]:
     """What became of each request, by its number."""
     items = list(islice(workload(seed), len(arrivals_s)))
     replies: list[Reply] = []
@@ -115,14 +115,10 @@ async def _serve(url: str, policy: str, arrivals_s: Sequence[float], seed: int, 
 
         for index in range(_WARM_UP):  # what a first image costs is no part of it
             await send(index % len(items))
-        await open_loop(arrivals_s, send, _DRAIN_S, replies, lambda reply: _advance(bar))
+        await open_loop(arrivals_s, send, _DRAIN_S, replies, lambda reply: progress.advance())
     if failed := [reply.trouble for reply in replies if not reply.answered]:
         print(f"underpaint: warning: {len(failed)} requests without an answer ({failed[0]})", file=sys.stderr)
     return sorted(replies, key=lambda reply: reply.index)
-
-
-def _advance(bar: tqdm[None]) -> None:
-    bar.update()
 
 
 def text(found: Sequence[Comparison]) -> str:
