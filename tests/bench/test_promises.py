@@ -41,7 +41,7 @@ def test_a_hit_costs_what_it_leaves_to_be_run() -> None:
 
 
 def test_what_is_near_is_painted_by_the_small_variant_and_found_as_that() -> None:
-    """The third asks for what the second did, which the small variant painted from noise."""
+    """The third asks for what the second did, which the small variant painted from noise: it is no better than that."""
     made = promise(service((1, 0, 0.6), (2, 1, 1.0), count=3), Thresholds.of((0.89, 0.8), (0.5, 0.0)))
     assert (made.near, made.hit_rate) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert made.trace_quality == pytest.approx(1 - 2 * 0.04 / 3)
@@ -57,7 +57,8 @@ def test_what_hardly_differs_from_its_source_is_not_found() -> None:
 
 def test_a_system_without_a_small_variant_keeps_what_it_resumed() -> None:
     alike = service((1, 0, 0.9), (2, 1, 0.95), count=3, small=None)
-    assert promise(alike, Thresholds.of((0.89, 0.2))).quality == pytest.approx(1 - 0.1 * 0.075)
+    assert promise(alike, Thresholds.of((0.89, 0.2))).quality == pytest.approx(1 - (0.01 + 0.005) / 2)
+    assert promise(alike, Thresholds.of((0.94, 0.8), (0.89, 0.2))).quality == pytest.approx(1 - (0.01 + 0.06) / 2)
 
 
 # The cheapest table -------------------------------------------------------------------------------------------------
@@ -167,9 +168,10 @@ def test_measurements_become_a_service() -> None:
     assert by_picture.to_small == pytest.approx(np.array([[0.0, 0.8], [1.0, 0.6]]))
     assert (by_text.to_large == np.eye(2)).all() and (by_text.to_small == np.eye(2)).all()
     assert by_text.small == pytest.approx(-0.1) and by_text.full == pytest.approx(0.9)
-    assert by_text.gain(0.5, 0.75, by_small=False) == pytest.approx(-0.1, abs=0.02)
-    assert by_text.gain(0.5, 1.0, by_small=False) == pytest.approx(0.0, abs=0.01)
-    assert by_text.gain(0.5, 1.0, by_small=True) == pytest.approx(-0.1)
+    half, near = Threshold(0.5, 0.5), Threshold(0.5, 0.0)
+    assert by_text.gain(half, 0.75) == pytest.approx(-0.1, abs=0.02)
+    assert by_text.gain(half, 1.0) == pytest.approx(0.0, abs=0.01)
+    assert by_text.gain(near, 1.0) == pytest.approx(-0.1)
 
 
 def test_too_few_pairs_never_hit() -> None:

@@ -66,10 +66,11 @@ class Service:
             run_cost=measured.run_cost[system],
         )
 
-    def gain(self, skip: float, similarity: float, by_small: bool) -> float:
-        """What is made of the small variant's picture is no better than that."""
-        gain = float(np.interp(similarity, self.similarities, self.gains[skip]))
-        return gain if not by_small or self.small is None else min(gain, self.small)
+    def gain(self, row: Threshold, similarity: float) -> float:
+        """Of what is served by a row of a table, from what the large variant has painted in full."""
+        if row.skip == 0:
+            return self.small or 0.0
+        return float(np.interp(similarity, self.similarities, self.gains[row.skip]))
 
 
 def _gain(each: Bin, skip: float) -> float:
@@ -118,39 +119,41 @@ def promise(service: Service, table: Thresholds) -> Promise:
 
 
 def _serve(service: Service, table: Thresholds) -> Iterator[_Served]:
-    """One request after the other: it finds what was kept of those before it."""
+    """One request after the other: it finds what was kept of those before it, with whatever that has lost already."""
     large, small = _Shelf(service.to_large), _Shelf(service.to_small)
     for number in range(len(service.to_large)):
-        best, best_small = large.best(number), small.best(number)
-        row = table.row(max(best, best_small))
+        similarity, inherited = max(large.best(number), small.best(number))
+        row = table.row(similarity)
         if row is None:
-            large.keep(number)
+            large.keep(number, 0.0)
             yield _Served(None, 0.0)
             continue
-        if row.skip == 0:
-            gain = service.small or 0.0
-        else:
-            gain = service.gain(row.skip, max(best, best_small), by_small=best_small > best)
-        if row.skip <= _KEPT:
-            (large if service.small is None else small).keep(number)
+        shallow = row.skip <= _KEPT  # so that it is painted anew rather than taken over
+        gain = service.gain(row, similarity) + (0.0 if shallow else inherited)
+        if shallow:
+            (large if service.small is None else small).keep(number, gain)
         yield _Served(row.skip, gain)
 
 
 class _Shelf:
-    """What is kept of one variant."""
+    """What is kept of one variant's pictures, and what each has gained or lost."""
 
     def __init__(self, similarities: NDArray[np.float32]) -> None:
         self._similarities = similarities
         self._kept = np.empty(len(similarities), np.intp)
-        self._count = 0
+        self._gains: list[float] = []
 
-    def keep(self, number: int) -> None:
-        self._kept[self._count] = number
-        self._count += 1
+    def keep(self, number: int, gain: float) -> None:
+        self._kept[len(self._gains)] = number
+        self._gains.append(gain)
 
-    def best(self, number: int) -> float:
-        """The greatest similarity of a request to anything; -1 to nothing."""
-        return float(self._similarities[number, self._kept[: self._count]].max(initial=-1.0))
+    def best(self, number: int) -> tuple[float, float]:
+        """The greatest similarity of a request to anything, and the gain of that; -1 and 0 to nothing."""
+        if not self._gains:
+            return -1.0, 0.0
+        similarities = self._similarities[number, self._kept[: len(self._gains)]]
+        place = int(similarities.argmax())
+        return float(similarities[place]), self._gains[place]
 
 
 # The cheapest table ---------------------------------------------------------------------------------------------
