@@ -11,14 +11,14 @@ PROMPTS = (
     "a small blue square right of a large striped orange circle, on a cyan background",
 )
 
-# What somebody might ask for next: the same in other words, then with one attribute changed, last something else.
+# What somebody might ask for next: the same in other words, two with one attribute changed, last something else.
 SIMILAR_PROMPTS = (
     "a large striped blue square below a small red circle, on a yellow background",
     "on a blue background, a large yellow star in the centre",
-    "a large pink heart left of a small black cross, on a purple background",
+    "on a purple background, a large pink heart left of a small white cross",
     "a large dotted green triangle on the right, on a yellow background",
     "a small orange diamond below a large white ring, on a black background",
-    "on a pink background, a large black square above a small red heart",
-    "a large striped white ring on the left, green background",
+    "a large black cross above a small red heart, on a pink background",
+    "on a green background, a large white ring on the left",
     "a large purple heart above a small dotted yellow cross, on a green background",
 )
