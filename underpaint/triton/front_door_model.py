@@ -110,7 +110,7 @@ class FrontDoorModel:
 
     async def _guarded(self, request: Any, sender: Any) -> None:
         try:
-            op = text(inputs_of(request), "op", "run")
+            op = text(inputs_of(request, "op"), "op", "run")
             if op not in self._operations:
                 raise InvalidArgument.of("op", op, ", ".join(self._operations))
             await self._operations[op](request, sender)

@@ -12,9 +12,10 @@ from underpaint.errors import InvalidArgument
 from underpaint.front_door.transport import Tensors
 
 
-def inputs_of(request: Any) -> dict[str, np.ndarray]:
-    """Every input that the request carries, by name."""
-    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+def inputs_of(request: Any, *names: str) -> dict[str, np.ndarray]:
+    """Every input that the request carries, or those of these names, by name."""
+    tensors = ((tensor.name(), tensor) for tensor in request.inputs())
+    return {name: tensor.as_numpy() for name, tensor in tensors if not names or name in names}
 
 
 def parameters_of(request: Any) -> dict[str, Any]:
