@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "underpaint"
-VOCABULARY = {"requests", "errors", "deployment", "images", "releases", "wishes"}
+VOCABULARY = {"requests", "errors", "deployment", "images", "latest", "releases", "wishes"}
 MAY_IMPORT = {
     **dict.fromkeys(VOCABULARY, VOCABULARY),
     "addons": VOCABULARY,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from underpaint.evidence import Match, Space
 from underpaint.front_door.hurry import Hurry
 from underpaint.front_door.transport import Transport
+from underpaint.latest import Latest
 
 _MODEL = "cache"
 _ANSWERED_S = 60.0  # after which the transport itself gives a call up
@@ -79,7 +79,8 @@ class CacheClient:
         self._transport = transport
         self._reads = Hurry(_MODEL, _READS_AT_ONCE)
         self._inserts = Hurry(_MODEL, _INSERTS_AT_ONCE)
-        self._at_hand = _AtHand()
+        # What came along with the latest lookups. An entry never changes, so none of it is out of date.
+        self._at_hand: Latest[_Key, np.ndarray] = Latest(_STARTS_AT_HAND)
 
     async def lookup(
         self,
@@ -128,8 +129,9 @@ class CacheClient:
         return await self._fetch((entry_id, step, ""), {"step": np.array([step], np.int32)}, within_s)
 
     async def _fetch(self, key: _Key, which: Mapping[str, np.ndarray], within_s: float) -> np.ndarray:
-        if key in self._at_hand:
-            return self._at_hand.get(key)
+        at_hand = self._at_hand.get(key)
+        if at_hand is not None:
+            return at_hand
         inputs = {"op": _text("fetch"), "entry_id": np.array([key[0]], np.int64), **which}
         (start,) = _started(await self._reads.call(lambda: self._infer(inputs, *_STARTS), within_s))
         return start
@@ -162,25 +164,6 @@ class CacheClient:
 
     async def _infer(self, inputs: Mapping[str, np.ndarray], *outputs: str) -> Mapping[str, np.ndarray]:
         return await self._transport.infer(_MODEL, inputs, outputs, _ANSWERED_S)
-
-
-class _AtHand:
-    """What came along with the latest lookups. An entry never changes, so none of it is out of date."""
-
-    def __init__(self) -> None:
-        self._starts: OrderedDict[_Key, np.ndarray] = OrderedDict()
-
-    def __contains__(self, key: _Key) -> bool:
-        return key in self._starts
-
-    def put(self, key: _Key, start: np.ndarray) -> None:
-        self._starts[key] = start
-        self._starts.move_to_end(key)
-        if len(self._starts) > _STARTS_AT_HAND:
-            self._starts.popitem(last=False)
-
-    def get(self, key: _Key) -> np.ndarray:
-        return self._starts[key]
 
 
 def _started(outputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 
 from underpaint.front_door.hurry import Hurry
 from underpaint.front_door.transport import Transport
+from underpaint.latest import Latest
 
 _ANSWERED_S = 60.0  # after which the transport itself gives a call up
 _TURNS = 8
@@ -21,7 +20,7 @@ class Embedders:
         self._transport, self._of_prompts = transport, f"{family}_embed_prompt"
         self._prompts = Hurry(self._of_prompts, _TURNS)
         self._images = Hurry("embed_image", _TURNS)
-        self._known: OrderedDict[str, np.ndarray] = OrderedDict()  # by prompt, the latest last
+        self._known: Latest[str, np.ndarray] = Latest(_PROMPTS_KNOWN)
 
     async def text(self, prompt: str, within_s: float) -> np.ndarray:
         """The embedding of a prompt; what is too long is cut off as it is for the text encoders.
@@ -30,13 +29,12 @@ class Embedders:
             TooSlow: not done in time.
             UnderpaintError: a model's own error.
         """
-        if prompt not in self._known:
-            inputs = {"prompt": np.array([[prompt.encode()]], np.object_)}
-            self._known[prompt] = (await self._prompts.call(lambda: self._embed(self._of_prompts, inputs), within_s))[0]
-        self._known.move_to_end(prompt)
-        if len(self._known) > _PROMPTS_KNOWN:
-            self._known.popitem(last=False)
-        return self._known[prompt]
+        known = self._known.get(prompt)
+        if known is not None:
+            return known
+        inputs = {"prompt": np.array([[prompt.encode()]], np.object_)}
+        embeddings = await self._prompts.call(lambda: self._embed(self._of_prompts, inputs), within_s)
+        return self._known.put(prompt, embeddings[0])
 
     async def images(self, images: np.ndarray, within_s: float) -> np.ndarray:
         """The embeddings, [n, D], of images, uint8 [n, H, W, 3]. Raises the same."""

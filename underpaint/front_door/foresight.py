@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
 
 from underpaint.evidence.predictor import MatchPredictor
 from underpaint.front_door.tally import Tally
+from underpaint.latest import Latest
 
 _SCOPES = 64  # that have a predictor: those asked for last
 _WORDS = {True: "match", False: "none"}
@@ -19,7 +19,7 @@ class Foresight:
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._predictors: OrderedDict[tuple[str, float], MatchPredictor] = OrderedDict()
+        self._predictors: Latest[tuple[str, float], MatchPredictor] = Latest(_SCOPES)
 
     def consult(self, scope: str, reach: float, embedding: np.ndarray) -> Callable[[bool], None] | None:
         """None where a lookup is expected to be in vain; else whom to tell whether it found anything.
@@ -41,8 +41,5 @@ class Foresight:
 
     def _of(self, scope: str, reach: float, dimensions: int) -> MatchPredictor:
         """The scope's; a new one where thresholds have changed since."""
-        predictor = self._predictors.pop((scope, reach), None) or MatchPredictor(dimensions, reach)
-        self._predictors[scope, reach] = predictor
-        if len(self._predictors) > _SCOPES:
-            self._predictors.popitem(last=False)
-        return predictor
+        known = self._predictors.get((scope, reach))
+        return known or self._predictors.put((scope, reach), MatchPredictor(dimensions, reach))
