@@ -32,7 +32,8 @@ RECIPE = load_recipe(FAMILIES / "tiny.toml")
 EMBEDDERS = ("embed_text", "embed_image")
 SCORERS = ("router", "discriminator")
 TWINS = ("_unet_lora", "_unet_locon", "_text_encoder_lora")
-HALVES = ("_unet_encoder", "_unet_decoder", "_unet_encoder_locon", "_unet_decoder_locon")
+HALVES = ("_unet_encoder", "_unet_decoder", "_unet_encoder_lora", "_unet_decoder_lora")
+HALVES += ("_unet_encoder_locon", "_unet_decoder_locon")
 CONTROLNETS = tuple(path.name for path in COMMITTED.glob("controlnet_*"))
 
 NUMPY_TYPES = {"STRING": "object", "FP32": "float32", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}

@@ -69,10 +69,13 @@ def run(folder: Path, file_name: str, **inputs: np.ndarray) -> np.ndarray:
 
 def halves(folder: Path, residuals: np.ndarray, scales: np.ndarray, **bank: np.ndarray) -> np.ndarray:
     sample, timestep, states = (each.numpy() for each in rows())
-    files = ("encoder_locon.onnx", "decoder_locon.onnx") if bank else ("encoder.onnx", "decoder.onnx")
-    skips = run(folder, files[0], sample=sample, timestep=timestep, encoder_hidden_states=states, **bank)
+    twin = ""
+    if bank:
+        narrow = bank["lora_bank"].shape[2] == LoraLayout.load(folder).narrow_width
+        twin = "_lora" if narrow else "_locon"
+    skips = run(folder, f"encoder{twin}.onnx", sample=sample, timestep=timestep, encoder_hidden_states=states, **bank)
     added = {"residuals": residuals, "residual_scales": scales}
-    return run(folder, files[1], skips=skips, encoder_hidden_states=states, **added, **bank)
+    return run(folder, f"decoder{twin}.onnx", skips=skips, encoder_hidden_states=states, **added, **bank)
 
 
 @torch.no_grad()
@@ -106,13 +109,15 @@ def test_residuals_of_many_are_summed_for_each_row(folder: Path) -> None:
     np.testing.assert_allclose(halves(folder, twice, scales), halves(folder, packed, once), atol=1e-5)
 
 
-def test_their_twins_are_the_twin_of_the_whole(folder: Path) -> None:
+@pytest.mark.parametrize("graph", ["lora.onnx", "locon.onnx"])
+def test_their_twins_are_the_twin_of_the_whole(folder: Path, graph: str) -> None:
     _, _, packed = said()
     layout, draw = LoraLayout.load(folder), np.random.default_rng(0)
-    bank = (0.2 * draw.normal(size=(ROWS, 4, layout.width))).astype(np.float16)
+    width = layout.narrow_width if graph == "lora.onnx" else layout.width
+    bank = (0.2 * draw.normal(size=(ROWS, 4, width))).astype(np.float16)
     loras = {"lora_bank": bank, "lora_scales": np.repeat([[1.0], [0.5], [-0.3]], 4, axis=1).astype(np.float32)}
     sample, timestep, states = (each.numpy() for each in rows())
-    whole = run(folder, "locon.onnx", sample=sample, timestep=timestep, encoder_hidden_states=states, **loras)
+    whole = run(folder, graph, sample=sample, timestep=timestep, encoder_hidden_states=states, **loras)
     np.testing.assert_allclose(halves(folder, packed, np.zeros((ROWS, ROWS), np.float32), **loras), whole, atol=1e-4)
 
 

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tritonclient.grpc.model_config_pb2 import ModelInput
+
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.residuals import EncoderShape
 from underpaint.triton import model_config as mc
 
 PREFIX = "controlnet_"
 MODEL_CONTROL = "model_control"
-HALVES = ("encoder", "decoder", "encoder_locon", "decoder_locon")
+HALVES = ("encoder", "decoder", "encoder_lora", "decoder_lora", "encoder_locon", "decoder_locon")
 _EMBEDDED = 4  # the embedded timestep has this many times the channels of the first level
 
 
@@ -42,7 +44,8 @@ class Controlled:
 
     @property
     def halves(self) -> list[str]:
-        """The models of its UNet's halves: encoder, decoder, and both for rows with LoRAs."""
+        """The models of its UNet's halves: encoder, decoder, and both for rows with LoRAs of attention, and
+        with any."""
         return [f"{self.unet}_{half}" for half in HALVES]
 
 
@@ -59,8 +62,8 @@ def halves(controlled: Controlled, repository: Path) -> Iterator[mc.ModelConfig]
         mc.model_input("residuals", "FP32", [-1, _residuals_width(controlled, folder)]),
         mc.model_input("residual_scales", "FP32", [-1, -1]),
     ]
-    width = LoraLayout.load(folder).width
-    bank = [mc.model_input("lora_bank", "FP16", [-1, -1, width]), mc.model_input("lora_scales", "FP32", [-1, -1])]
+    layout = LoraLayout.load(folder)
+    banks = {"lora": _bank(layout.narrow_width), "locon": _bank(layout.width)}
     for half in HALVES:
         inputs, outputs = (
             (encoder, [mc.model_output("skips", "FP32", skips)])
@@ -69,7 +72,7 @@ def halves(controlled: Controlled, repository: Path) -> Iterator[mc.ModelConfig]
         )
         yield mc.onnx_model(
             f"{controlled.unet}_{half}",
-            [*inputs, *(bank if half.endswith("_locon") else [])],
+            [*inputs, *banks.get(half.rpartition("_")[2], [])],
             outputs,
             0,
             1 if half.endswith("_locon") else controlled.instances,  # rarer, and slow to load
@@ -78,6 +81,10 @@ def halves(controlled: Controlled, repository: Path) -> Iterator[mc.ModelConfig]
             model_file=f"../../{controlled.unet}/1/{half}.onnx",
             on_demand=True,
         )
+
+
+def _bank(width: int) -> list[ModelInput]:
+    return [mc.model_input("lora_bank", "FP16", [-1, -1, width]), mc.model_input("lora_scales", "FP32", [-1, -1])]
 
 
 def controlnets(controlled: Controlled, repository: Path) -> Iterator[mc.ModelConfig]:

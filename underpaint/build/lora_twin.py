@@ -58,9 +58,11 @@ def _is_wide(layer: Layer) -> bool:
     return ".resnets." in layer.name or "samplers." in layer.name
 
 
-def write_part_twin(path: Path, traced: ModelProto, layout: LoraLayout) -> None:
-    """Write the twin of a part of a network, which takes the banks of the whole and finds its own layers in them."""
-    _write(path, traced, layout.layers, FOR_CPU)
+def write_part_twins(folder: Path, traced: ModelProto, layout: LoraLayout, part: str) -> None:
+    """Write the twins of a part of a network, ``<part>_lora.onnx`` and ``<part>_locon.onnx``. They take the banks of
+    the whole and find their own layers in them."""
+    _write(folder / f"{part}_{NARROW_FILE}", traced, layout.layers[: layout.narrow], FOR_CPU)
+    _write(folder / f"{part}_{WIDE_FILE}", traced, layout.layers, FOR_CPU)
 
 
 def _write(path: Path, traced: ModelProto, layers: Sequence[Layer], rewrites: Rewrites) -> None:

@@ -30,12 +30,23 @@ CONTROL = "model_control"
 
 @dataclass(frozen=True)
 class HalvesNames:
-    """What the models of a UNet's halves are called; ``locon``: their twins for rows with LoRAs."""
+    """What the models of a UNet's halves are called; ``lora`` and ``locon``: their twins for rows with LoRAs, of
+    attention alone and of any layer."""
 
     encoder: str
     decoder: str
+    encoder_lora: str
+    decoder_lora: str
     encoder_locon: str
     decoder_locon: str
+
+    @property
+    def plain(self) -> list[str]:
+        return [self.encoder, self.decoder]
+
+    @property
+    def twins(self) -> list[str]:
+        return [self.encoder_lora, self.decoder_lora, self.encoder_locon, self.decoder_locon]
 
 
 class ControlNetService:
@@ -46,7 +57,7 @@ class ControlNetService:
         repository: Path,
         names: HalvesNames,
         shape: EncoderShape,
-        bank_width: int,
+        layout: LoraLayout,
         transport: BlsTransport,
         timeout_s: float,
         load_timeout_s: float,
@@ -56,12 +67,12 @@ class ControlNetService:
         Args:
             repository: where ControlNets are looked for, each a folder of a model.
             shape: of those that fit the decoder.
-            bank_width: of the banks that the halves' twins take.
+            layout: of the banks that the halves' twins take.
             timeout_s: of a call.
             load_timeout_s: how long a ControlNet may take to be loaded.
             limit: how many stay loaded.
         """
-        self._repository, self._names, self._shape, self._bank_width = repository, names, shape, bank_width
+        self._repository, self._names, self._shape, self._layout = repository, names, shape, layout
         self._transport, self._timeout_s, self._load_timeout_s = transport, timeout_s, load_timeout_s
         load, unload = (partial(self._control, op) for op in ("load", "unload"))
         self._residency = Residency(load, unload, limit)
@@ -81,9 +92,7 @@ class ControlNetService:
             Control(wish.name, image, wish.scale, wish.start, wish.end, stale)
             for wish, image in zip(wishes, each, strict=True)
         )
-        names = self._names
-        halves = [names.encoder_locon, names.decoder_locon] if loras else [names.encoder, names.decoder]
-        loading = self._halves.acquire([names.encoder, names.decoder, *(halves if loras else [])])
+        loading = self._halves.acquire(self._names.plain + (self._names.twins if loras else []))
         loading += self._residency.acquire([f"{PREFIX}{wish.name}" for wish in wishes])
         return Controlling(controls, _all_of(loading, self._load_timeout_s))
 
@@ -100,15 +109,17 @@ class ControlNetService:
 
     def encode(self, rows: Rows, adapted: Adapted | None) -> Answer:
         inputs = {"sample": rows.sample, "timestep": rows.timestep, **rows.conditioning.inputs()}
-        model = self._names.encoder if adapted is None else self._names.encoder_locon
-        return self._call(self._halves, model, {**inputs, **self._bank(adapted)}, "skips")
+        names = self._names
+        model = self._for(adapted, names.encoder, names.encoder_lora, names.encoder_locon)
+        return self._call(self._halves, model, {**inputs, **_bank(adapted)}, "skips")
 
     def decode(
         self, skips: np.ndarray, rows: Rows, residuals: np.ndarray, scales: np.ndarray, adapted: Adapted | None
     ) -> Answer:
         inputs = {"skips": skips, **rows.conditioning.inputs(), "residuals": residuals, "residual_scales": scales}
-        model = self._names.decoder if adapted is None else self._names.decoder_locon
-        return self._call(self._halves, model, {**inputs, **self._bank(adapted)}, "noise_pred")
+        names = self._names
+        model = self._for(adapted, names.decoder, names.decoder_lora, names.decoder_locon)
+        return self._call(self._halves, model, {**inputs, **_bank(adapted)}, "noise_pred")
 
     def _call_controlnet(self, name: str, rows: Rows, images: np.ndarray) -> Answer:
         inputs = {"sample": rows.sample, "timestep": rows.timestep[:, None], **rows.conditioning.inputs()}
@@ -132,13 +143,11 @@ class ControlNetService:
         inputs = {"op": strings(op), "model": strings(model)}
         self._transport.begin(CONTROL, inputs, ["model"], self._load_timeout_s)()
 
-    def _bank(self, adapted: Adapted | None) -> dict[str, np.ndarray]:
-        """The halves' twins take banks of all layers, with zeros where a LoRA is of attention alone."""
+    def _for(self, adapted: Adapted | None, plain: str, narrow: str, wide: str) -> str:
+        """The model that takes the bank."""
         if adapted is None:
-            return {}
-        missing = self._bank_width - adapted.bank.shape[2]
-        bank = np.pad(adapted.bank, ((0, 0), (0, 0), (0, missing))) if missing else adapted.bank
-        return {"lora_bank": bank, "lora_scales": adapted.scales}
+            return plain
+        return narrow if adapted.bank.shape[2] == self._layout.narrow_width else wide
 
     def _check(self, name: str) -> None:
         path = self._repository / f"{PREFIX}{name}" / "1" / "config.json"
@@ -159,12 +168,16 @@ def open_controlnets(model: ModelArgs, transport: BlsTransport) -> ControlNetSer
         repository,
         HalvesNames(*model.parameters["unet_halves"].split(",")),
         EncoderShape.load(unet),
-        LoraLayout.load(unet).width,
+        LoraLayout.load(unet),
         transport,
         float(model.parameters["unet_timeout_s"]),
         float(model.parameters["controlnet_timeout_s"]),
         int(model.parameters["controlnets_resident"]),
     )
+
+
+def _bank(adapted: Adapted | None) -> dict[str, np.ndarray]:
+    return {} if adapted is None else {"lora_bank": adapted.bank, "lora_scales": adapted.scales}
 
 
 def _all_of(loading: Sequence[Future[None]], timeout_s: float) -> Future[None]:

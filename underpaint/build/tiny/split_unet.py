@@ -14,23 +14,21 @@ of ControlNets is summed by one product of matrices, Σ sᵢrᵢ.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from onnx import ModelProto
 from torch import nn
 
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.residuals import FILE_NAME as SHAPE_FILE
 from underpaint.addons.residuals import EncoderShape, residual_places
-from underpaint.build.lora_twin import write_part_twin
+from underpaint.build.lora_twin import write_part_twins
 from underpaint.build.onnx_graph import write_graph
 
-ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
-# The halves for rows with LoRAs, which take the banks of the whole UNet (see `lora_twin`).
-ENCODER_TWIN_FILE, DECODER_TWIN_FILE = "encoder_locon.onnx", "decoder_locon.onnx"
+ENCODER, DECODER = "encoder", "decoder"
 _CONTROLNETS = {0: "residuals"}
 
 
@@ -45,10 +43,13 @@ def write_halves(
         controlnet: any of the shape whose residuals the decoder is to take.
         sample, states: examples of a call, with more than one row.
     """
-    timestep, layout = torch.linspace(100.0, 900.0, len(sample)), LoraLayout.load(folder)
+    timestep, twins = (
+        torch.linspace(100.0, 900.0, len(sample)),
+        partial(write_part_twins, layout=LoraLayout.load(folder)),
+    )
     inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": states}
     encoder = UNetEncoderGraph(unet).eval()
-    write_graph(folder, encoder, inputs, "skips", _twin(ENCODER_TWIN_FILE, layout), ENCODER_FILE)
+    write_graph(folder, encoder, inputs, "skips", partial(twins, part=ENCODER), f"{ENCODER}.onnx")
     with torch.no_grad():
         skips = encoder(*inputs.values())
     shape, side = EncoderShape.of(controlnet.config), unet.config.sample_size
@@ -62,11 +63,7 @@ def write_halves(
     }
     axes = {"residuals": _CONTROLNETS, "residual_scales": {0: "batch", 1: "residuals"}}
     decoder = UNetDecoderGraph(unet, controlnet).eval()
-    write_graph(folder, decoder, given, "noise_pred", _twin(DECODER_TWIN_FILE, layout), DECODER_FILE, axes)
-
-
-def _twin(file_name: str, layout: LoraLayout) -> Callable[[Path, ModelProto], None]:
-    return lambda folder, traced: write_part_twin(folder / file_name, traced, layout)
+    write_graph(folder, decoder, given, "noise_pred", partial(twins, part=DECODER), f"{DECODER}.onnx", axes)
 
 
 class UNetEncoderGraph(nn.Module):
