@@ -51,10 +51,14 @@ def test_each_instance_is_a_process(server):
     assert len(server.stub_pids("linear_twice")) == 2
 
 
-def test_only_models_that_can_call_others_have_threads_for_it(server):
-    """Four of the toys are Python models; the three processes of the other two would come to seven times as many."""
-    threads = len(list(Path(f"/proc/{server.pid}/task").iterdir()))
-    assert 4 * server.options.bls_threads < threads < 7 * server.options.bls_threads
+def test_a_network_has_no_threads_for_calls_to_other_models(server):
+    client, threads = ControlClient(server.options.local_host, server.options.http_port), []
+    for count in (1, 3, 1):
+        config = client.config("linear")
+        config["instance_group"][0]["count"] = count
+        client.load("linear", timeout_s=30, config=config)
+        threads.append(len(list(Path(f"/proc/{server.pid}/task").iterdir())))
+    assert threads[1] - threads[0] < server.options.bls_threads
 
 
 def test_instances_come_and_go_without_a_reload(server):
