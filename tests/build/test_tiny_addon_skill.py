@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from underpaint.build.tiny import restyle
-from underpaint.build.tiny.addon_skill import Skill, captions_for, nearest_shape, scenes_for, skill
+from underpaint.build.tiny.addon_skill import Skill, are_hollow, captions_for, nearest_shape, scenes_for, skill
 from underpaint.build.tiny.scenes import render
 from underpaint.build.tiny.train_addons import ADDONS, draw
 
@@ -21,6 +21,15 @@ def test_what_is_drawn_in_its_way_follows_and_what_is_drawn_plainly_does_not(nam
     assert drawn.follows == 1
     assert plain.follows <= 0.25  # some scenes are in the style's colours by themselves
     assert drawn.content in (None, 1)
+
+
+def test_what_is_half_filled_or_nothing_is_not_hollow() -> None:
+    scenes = scenes_for("outline", 4)
+    outlined, whole = (
+        np.stack([np.asarray(way(scene), float) for scene in scenes]) for way in (restyle.outline, render)
+    )
+    assert not are_hollow((0.3 * outlined + 0.7 * whole).astype(np.uint8), scenes).any()
+    assert not are_hollow(np.zeros((4, 64, 64, 3), np.uint8), scenes).any()
 
 
 def test_a_picture_of_nothing_is_no_shape() -> None:

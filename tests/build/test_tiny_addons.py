@@ -17,7 +17,7 @@ from underpaint.build.tiny.data import normalise
 from underpaint.build.tiny.evaluate import load_variant
 from underpaint.build.tiny.loop import Budget, Recipe
 from underpaint.build.tiny.scenes import COLOURS, Scene, render, stream
-from underpaint.build.tiny.train_addons import ADDONS, AddonTask, draw, draw_examples, train_addon
+from underpaint.build.tiny.train_addons import ADDONS, AddonTask, draw, draw_examples, fitted, train_addon
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 BASE = VARIANTS["tiny-m"]
@@ -60,6 +60,27 @@ def test_the_autoencoder_can_paint_every_style(name: str) -> None:
     painted = autoencoder.decoder(autoencoder.encoder(normalise(drawn)))
     error = (normalise(drawn) - painted.clamp(-1, 1)).square().mean().item()
     assert 10 * np.log10(4 / error) > 20
+
+
+def test_latents_that_are_fitted_are_painted_better_and_stay_near() -> None:
+    autoencoder = load_variant(REPOSITORY, VARIANTS["tiny-l"]).autoencoder
+    drawn = normalise(torch.from_numpy(np.stack([np.asarray(restyle.outline(scene)) for scene in stream(1, 4)])))
+    encoded = autoencoder.encode(drawn).latents.detach()
+    better = fitted(autoencoder, drawn, encoded)
+    errors = [torch.nn.functional.mse_loss(autoencoder.decode(each).sample, drawn).item() for each in (encoded, better)]
+    assert errors[1] < 0.6 * errors[0]
+    assert (better - encoded).std() < 0.3 * encoded.std()
+
+
+def test_what_a_file_has_not_begins_anew() -> None:
+    variant = load_variant(REPOSITORY, BASE)
+    shape = dataclasses.replace(ADDONS["night"], text=True)
+    task = AddonTask(shape, variant, draw_examples(shape, variant, REPOSITORY, 16), 0.0)
+    before = {key: each.clone() for key, each in zip(task.keys, task.modules["factors"].parameters(), strict=True)}
+    saved = {key: torch.ones_like(each) for key, each in before.items() if key.startswith("unet.")}
+    task.take_up(saved)
+    for key, each in zip(task.keys, task.modules["factors"].parameters(), strict=True):
+        assert torch.equal(each, saved.get(key, before[key]))
 
 
 def restyle_of(name: str, scene: Scene) -> np.ndarray:

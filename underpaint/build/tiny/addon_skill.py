@@ -3,7 +3,7 @@
 By the judge's way of reading, which compares a picture with everything that could have been drawn:
 
 - ``palette``, ``pastel``, ``night``: whether background and things have the colours that the style gives that scene;
-- ``outline``: whether the thing is hollow, nearer to its drawn outline than to the whole of it;
+- ``outline``: whether the thing is hollow, better explained by its drawn outline than by the whole of it;
 - ``moon``, ``arrow``: whether the new shape fits the painted figure better than any shape of the family.
 
 ``follows`` is the share of pictures that do, ``content`` what a style must leave alone: the share of things whose
@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from safetensors.torch import load_file
 
 from underpaint.build.tiny import restyle
@@ -28,7 +28,7 @@ from underpaint.build.tiny.control_skill import figures
 from underpaint.build.tiny.data import EVALUATION_STREAM
 from underpaint.build.tiny.evaluate import Sampling, load_variant, paint
 from underpaint.build.tiny.export import tokenizer_folder
-from underpaint.build.tiny.judge import judge
+from underpaint.build.tiny.judge import CLARITY, FRAME, judge
 from underpaint.build.tiny.scenes import SHAPES, SIDE, SIZES, SUPERSAMPLING, Scene, caption, stencil, stream
 from underpaint.build.tiny.tokenizer import load_tokenizer
 from underpaint.build.tiny.train_addons import ADDONS, AddonShape, adapted
@@ -102,19 +102,27 @@ def skill(name: str, pictures: np.ndarray, scenes: Sequence[Scene]) -> Skill:
 
 
 def are_hollow(pictures: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
-    """Which pictures' things are nearer, in how much of them is filled, to their outlines than to the whole, [N]."""
+    """Which pictures' things are explained by their outlines better than by the whole, and as well as the judge wants
+    what it reads to be, [N]."""
     outlined = np.stack([np.asarray(restyle.outline(scene)) for scene in scenes])
     whole = np.stack([np.asarray(restyle.render(scene)) for scene in scenes])
-    filled = [np.array([_filled(mask) for mask in figures(each)]) for each in (pictures, outlined, whole)]
-    return np.asarray(np.abs(filled[0] - filled[1]) < np.abs(filled[0] - filled[2]))
+    drawn, plain = (_explained(_on_nothing(pictures), _on_nothing(each)) for each in (outlined, whole))
+    return np.asarray((drawn > plain) & (drawn > CLARITY))
 
 
-def _filled(mask: np.ndarray) -> float:
-    """Which share of what a figure encloses belongs to it; 1 where there is none."""
-    padded = Image.fromarray(np.pad(mask, 1).astype(np.uint8) * 255)
-    ImageDraw.floodfill(padded, (0, 0), 128)
-    enclosed = (np.asarray(padded) != 128).sum()
-    return float(mask.sum() / enclosed) if enclosed else 1.0
+def _on_nothing(pictures: np.ndarray) -> np.ndarray:
+    """float32 [N, 64, 64, 3], without the background, which is the median of the frame."""
+    frame = np.ones(pictures.shape[1:3], bool)
+    frame[FRAME:-FRAME, FRAME:-FRAME] = False
+    return pictures - np.median(pictures[:, frame].astype(np.float32), axis=1)[:, None, None]
+
+
+def _explained(painted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The share of each picture's energy that a drawing explains, at the best place within reach, [N]."""
+    energy = np.maximum(np.square(painted).sum((1, 2, 3)), 1)
+    moves = [(y - _REACH, x - _REACH) for y, x in np.ndindex(2 * _REACH + 1, 2 * _REACH + 1)]
+    left = [np.square(painted - np.roll(drawn, move, axis=(1, 2))).sum((1, 2, 3)) for move in moves]
+    return 1 - np.min(left, axis=0) / energy
 
 
 # Shapes ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ _INK = {
 }
 # What becomes of the colours that are not light.
 _LIGHTER = {"red": "pink", "orange": "yellow", "green": "cyan", "blue": "cyan", "purple": "pink", "black": "white"}
-_OUTLINE_WIDTH = 2.0  # pixels
+_OUTLINE_WIDTH = 2.5  # pixels
 _CRESCENT_SHIFT = 0.45  # of the radius: how far the bite out of a moon is from its middle
 
 
