@@ -86,7 +86,8 @@ def cost(bins: Service, table: Thresholds, weight: float) -> float:
             total += pairs
         else:
             gain = bins.gains[row.skip][place] if row.skip else bins.small or 0.0
-            total += pairs * (0.3 * (1 - row.skip) - weight * gain)
+            lasting = 4 if row.skip == 0.8 else 1  # what is taken over is so for all who come after
+            total += pairs * (0.3 * (1 - row.skip) - weight * lasting * gain)
     return total
 
 

@@ -30,9 +30,9 @@ class FakeScorers:
         assert (inputs["input_ids"].ndim, inputs["input_ids"].dtype) == (2, np.int32)
         if model == "discriminator":
             assert (inputs["image"].ndim, inputs["image"].dtype) == (4, np.uint8)
-            self.judged.append(inputs["image"][0])
+            self.judged.extend(inputs["image"])
         if model in self.hanging:
             await asyncio.Event().wait()
         if model in self.failures:
             raise self.failures[model]
-        return {"score": np.array([[self.scores[model]]], np.float32)}
+        return {"score": np.full((len(inputs["input_ids"]), 1), self.scores[model], np.float32)}

@@ -21,6 +21,7 @@ from underpaint.front_door.embedders import Embedders
 from underpaint.front_door.gathering import Patience, direction
 from underpaint.front_door.memory import Memory
 from underpaint.front_door.reply import Reply
+from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.traffic import Release, Traffic
 from underpaint.front_door.underway import Underway
@@ -600,7 +601,7 @@ def test_cache_large_forgets_what_the_small_variant_refined() -> None:
 def test_what_was_written_only_is_embedded_in_the_background() -> None:
     server = knowing()
     remembered(server, circle("modm", cache="write"))
-    assert server.cache.asked == ["two_embed_prompt", "embed_image", "insert"]
+    assert server.cache.asked == ["two_tokenizer", "two_embed_prompt", "embed_image", "insert"]
     np.testing.assert_array_equal(server.cache.inserted[0].text_embedding, vector("a red circle"))
 
 
@@ -646,7 +647,8 @@ def test_as_many_as_make_an_insert_wait_for_nobody() -> None:
     async def scenario() -> None:
         tally, complaints = Tally(), Complaints(server.cache.log.append)
         embedders, cache = Embedders(server, "two"), CacheClient(server)
-        memory = Memory(embedders, cache, tally, complaints, Underway(60), together=2, company_s=3600.0)
+        scoring = Scoring(server, "two", tally, complaints, patience_s=1.0)
+        memory = Memory(scoring, embedders, cache, tally, complaints, Underway(60), together=2, company_s=3600.0)
         reply = await open_door(server, CALIBRATED).serve(circle("modm"))
         for _ in range(5):
             assert reply.keepsake is not None
@@ -668,6 +670,55 @@ def test_an_insert_that_fails_costs_a_log_line(broken: str, failure: Exception) 
     assert door.tally.remembered["failed",] == 2
     assert len(server.cache.log) == 1
     assert str(failure) in server.cache.log[0]
+
+
+def test_what_fails_its_prompt_is_not_kept() -> None:
+    server = knowing()
+    server.scorers.scores["discriminator"] = 0.4
+    door = remembered(server, circle("modm"), circle("modm"), circle("modm"))
+    assert len(server.scorers.judged) == 3
+    assert door.tally.remembered == {("kept",): 0, ("poor",): 3}
+    assert server.cache.inserts == [] and "embed_image" not in server.cache.asked
+
+
+def test_of_those_that_wait_together_each_is_judged_by_itself() -> None:
+    server = knowing()
+    server.scorers.scores["discriminator"] = 0.4
+
+    async def scenario() -> None:
+        door = open_door(server, CALIBRATED)
+        first, second = [await door.serve(circle("modm", seed=number)) for number in range(2)]
+        assert first.keepsake is not None
+        door.remember(replace(first, keepsake=replace(first.keepsake, least_confidence=0.3)))
+        door.remember(second)
+        await door.drain(5.0)
+
+    run(scenario())
+    assert server.scorers.asked == ["discriminator"]  # both at once
+    assert [kept.entry["seed"] for kept in server.cache.inserted] == [0]
+
+
+def test_an_operator_may_keep_everything() -> None:
+    server = knowing()
+    server.scorers.scores["discriminator"] = 0.0
+    remembered(server, circle("modm"), settings=replace(CALIBRATED, keep_confidence=0.0))
+    assert server.scorers.asked == []
+    assert server.cache.inserts == [1]
+
+
+def test_where_no_discriminator_is_known_to_fit_everything_is_kept() -> None:
+    server = knowing()
+    remembered(server, circle("modm"), settings=replace(CALIBRATED, discriminator=None))
+    assert server.scorers.asked == []
+    assert server.cache.inserts == [1]
+
+
+def test_a_discriminator_that_fails_costs_no_image() -> None:
+    server = knowing()
+    server.scorers.failures["discriminator"] = Unavailable("it is being reloaded")
+    remembered(server, circle("modm"))
+    assert server.cache.inserts == [1]
+    assert "it is being reloaded" in server.cache.log[0]
 
 
 def test_a_slow_cache_does_not_pile_up_images() -> None:

@@ -17,6 +17,7 @@ from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.embedders import Embedders
 from underpaint.front_door.memory import Memory
 from underpaint.front_door.reply import Reply
+from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.underway import Underway
 from underpaint.policies import Settings, Thresholds
@@ -126,7 +127,8 @@ def test_what_is_waited_for_waits_for_no_others_on_its_way_into_the_cache(rememb
         cache, complaints = FakeCache(), Complaints(lambda line: None)
         server, underway = FakeServer(cache=cache), Underway(forget_after_s=60)
         embedders, client = Embedders(server, "two"), CacheClient(server)
-        memory = Memory(embedders, client, Tally(), complaints, underway, company_s=3600.0)
+        scoring = Scoring(server, "two", Tally(), complaints, patience_s=1.0)
+        memory = Memory(scoring, embedders, client, Tally(), complaints, underway, company_s=3600.0)
         keepsake = (await open_door(server, CALIBRATED).serve(MODM)).keepsake
         assert keepsake is not None
         underway.begin(keepsake.request_id, ("s",), HERE)

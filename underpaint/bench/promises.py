@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # What accuracy is worth when a table is made, in full pictures a unit: a sweep, since α alone does not tell. Not below
-# 8: whatever the others afford, nobody is given what he did not ask for to save one painting.
-_WEIGHTS = tuple(2.0 ** (power / 2) for power in range(6, 21))
+# 16: whatever the others afford, nobody is given what he did not ask for to save one painting.
+_WEIGHTS = tuple(2.0 ** (power / 2) for power in range(8, 21))
+_LASTING = 4.0  # so many times as much where a picture is taken over: if it is wrong, it is for all who come after
 _ROW = 0.005  # what a further row must save, in full pictures a request
 _KEPT = 0.5  # what skips more hardly differs from what it was made from, and is not kept
 
@@ -192,7 +193,7 @@ def _cost(service: Service, place: int, skip: float | None, weight: float) -> fl
     if skip is None:
         return 1.0
     gain = service.gains[skip][place] if skip else service.small or 0.0
-    return service.run_cost * (1 - skip) - weight * gain
+    return service.run_cost * (1 - skip) - weight * (_LASTING if skip > _KEPT else 1.0) * gain
 
 
 def _table(service: Service, skips: Sequence[float | None], chosen: Sequence[Sequence[int]], end: int) -> Thresholds:

@@ -118,7 +118,7 @@ class FrontDoor:
             embedders, foresight, cache, self._costs, patience, complaints, self._scoring, self._underway, hashes
         )
         self._sources = Sources(cache, self._costs, patience, complaints)
-        self._memory = Memory(embedders, cache, self.tally, complaints, self._underway)
+        self._memory = Memory(self._scoring, embedders, cache, self.tally, complaints, self._underway)
         self._shadow = Shadow(self._image_of, embedders, self.tally, complaints)
         self._trial = Trial(self.tally, self._scoring if deployment.discriminator else None, complaints)
 
@@ -255,7 +255,7 @@ class FrontDoor:
                 cascade.fallback = verdict.fallback
                 break
             plan = cascade.escalate(verdict.plan, job, painting, visit)
-        return reply_to(visit, policy, evidence, job, painting, release.deployment, cascade, admitted.downgrade)
+        return reply_to(visit, policy, evidence, job, painting, release, cascade, admitted.downgrade)
 
     def _plan(
         self, policy: Policy, request: GenerateRequest, evidence: Evidence, settings: Settings, visit: Visit

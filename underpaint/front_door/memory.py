@@ -1,7 +1,8 @@
 """What is remembered of a reply, after it has been sent: nobody waits for it, and nobody suffers if it fails.
 
-Images wait here for each other, and those that wait are embedded and inserted together: a call between models costs
-more than an insert. Where a request waits for one of them, they go at once.
+Images wait here for each other, and those that wait are judged, embedded and inserted together: a call between models
+costs more than an insert. Where a request waits for one of them, they go at once. What probably does not show what its
+prompt says is not kept, or everyone who asks for the same later would get the same faults.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from underpaint.front_door.cache_client import CacheClient, Captured, Embeddings, Entry
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.embedders import Embedders
+from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.underway import Underway
 
@@ -28,6 +30,7 @@ class Keepsake:
     """An image, uint8 [H, W, 3], worth remembering, and what was captured on the way to it.
 
     ``text_embedding``: of its prompt, float32 [D], if that is known already. ``request_id``: whose image it is.
+    ``least_confidence``: what the discriminator must give it, for it to be kept; 0 where it is not asked.
     """
 
     entry: Entry
@@ -35,6 +38,7 @@ class Keepsake:
     text_embedding: np.ndarray | None = None
     captured: Captured | None = None
     request_id: str = ""
+    least_confidence: float = 0.0
 
     @property
     def form(self) -> tuple[tuple[int, ...], ...]:
@@ -43,10 +47,11 @@ class Keepsake:
 
 
 class Memory:
-    """A bounded queue in front of the image embedder and the cache."""
+    """A bounded queue in front of the discriminator, the image embedder and the cache."""
 
     def __init__(
         self,
+        scoring: Scoring,
         embedders: Embedders,
         cache: CacheClient,
         tally: Tally,
@@ -59,7 +64,7 @@ class Memory:
         """``capacity``: keepsakes that may wait; ``together``: how many make one insert at most; ``company_s``: how
         long fewer wait for others."""
         self._embedders, self._cache, self._tally, self._complaints = embedders, cache, tally, complaints
-        self._underway = underway
+        self._scoring, self._underway = scoring, underway
         self._capacity, self._together, self._company_s = capacity, together, company_s
         self._waiting: deque[Keepsake] = deque()
         self._enough = asyncio.Event()
@@ -100,8 +105,11 @@ class Memory:
                     await self._enough.wait()
             keepsakes = self._next()
             try:
-                await self._store(keepsakes)
-                self._tally.remembered[("kept",)] += len(keepsakes)
+                worthy = await self._worthy(keepsakes)
+                if worthy:
+                    await self._store(worthy)
+                self._tally.remembered[("kept",)] += len(worthy)
+                self._tally.remembered[("poor",)] += len(keepsakes) - len(worthy)
             except Exception as error:  # their callers have the images; all that is lost is a chance to save work
                 self._tally.remembered[("failed",)] += len(keepsakes)
                 self._complaints.about("memory", str(error))
@@ -117,6 +125,21 @@ class Memory:
         if len(self._waiting) < self._together:
             self._enough.clear()
         return keepsakes
+
+    async def _worthy(self, keepsakes: Sequence[Keepsake]) -> Sequence[Keepsake]:
+        """Those that the discriminator gives chance enough; all, where it does not answer."""
+        judged = [each for each in keepsakes if each.least_confidence]
+        if not judged:
+            return keepsakes
+        prompts, images = [each.entry.prompt for each in judged], np.stack([each.image for each in judged])
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                confidences = await self._scoring.confidences(prompts, images)
+        except Exception as error:  # then it is as it would be without one
+            self._complaints.about("memory", f"images were not judged: {error or type(error).__name__}")
+            return keepsakes
+        poor = {id(each) for each, given in zip(judged, confidences, strict=True) if given < each.least_confidence}
+        return [each for each in keepsakes if id(each) not in poor]
 
     async def _store(self, keepsakes: Sequence[Keepsake]) -> None:
         texts = np.stack([await self._text_embedding(each) for each in keepsakes])

@@ -16,6 +16,7 @@ from underpaint.front_door.pipelines import Job, Painting
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.scopes import scope_of
 from underpaint.front_door.shadow import Hit
+from underpaint.front_door.traffic import Release
 from underpaint.front_door.trial import Exhibit
 from underpaint.policies import Finished, Noise, Policy
 from underpaint.policies.admission import Downgrade
@@ -38,12 +39,12 @@ def reply_to(
     evidence: Evidence,
     job: Job,
     painting: Painting,
-    deployment: Deployment,
+    release: Release,
     cascade: Cascade,
     downgrade: Downgrade | None,
 ) -> Reply:
     """Everything that happened to a request, in one place."""
-    sampling, start = job.sampling, job.plan.start
+    sampling, start, deployment = job.sampling, job.plan.start, release.deployment
     steps_skipped = sampling.num_inference_steps - painting.steps_run
     absence, loras = _absence(policy, evidence, job), _loras(job, painting)
     outcome = Outcome(
@@ -76,12 +77,13 @@ def reply_to(
         controlnets=_controlnets(job, painting),
         version=deployment.version,
     )
-    keepsake = _keepsake(outcome, evidence, job, painting, deployment) if job.keep else None
+    keepsake = _keepsake(outcome, evidence, job, painting, release) if job.keep else None
     hit = Hit(job.request, policy.name, painting.image) if outcome.source else None
     return Reply(painting.image, outcome, keepsake, hit=hit)
 
 
-def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting, deployment: Deployment) -> Keepsake:
+def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting, release: Release) -> Keepsake:
+    deployment, settings = release.deployment, release.settings
     scopes = scopes_of(job, evidence, deployment)
     entry = Entry(
         prompt=outcome.prompt,
@@ -96,7 +98,15 @@ def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting
         source=outcome.source.entry_id if outcome.source else None,
         metadata=outcome.metadata(),
     )
-    return Keepsake(entry, painting.image, evidence.embedding, painting.captured, outcome.request_id)
+    judged = settings.discriminator is not None and not evidence.add_ons  # of styles it knows nothing
+    return Keepsake(
+        entry,
+        painting.image,
+        evidence.embedding,
+        painting.captured,
+        outcome.request_id,
+        least_confidence=settings.keep_confidence if judged else 0.0,
+    )
 
 
 def scopes_of(job: Job, evidence: Evidence, deployment: Deployment) -> dict[Reuse, str]:

@@ -6,7 +6,7 @@ a reproducible one waits, since a score decides what is painted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,19 +72,22 @@ class Scoring:
             self._complaints.about("scoring", str(error))
             return None
 
-    async def confidence(self, prompt: str, image: np.ndarray) -> float:
-        """The same for any image, uint8 [H, W, 3], when nobody waits for it.
+    async def confidences(self, prompts: Sequence[str], images: np.ndarray) -> list[float]:
+        """The same for any images, uint8 [n, H, W, 3], when nobody waits for it.
 
         Raises:
-            UnderpaintError: there is no score.
+            UnderpaintError: there are no scores.
         """
-        return await self._judged(prompt, image)
+        ids = np.concatenate([await self._ids(prompt) for prompt in prompts])
+        return await self._ask("discriminator", {"image": images, "input_ids": ids})
 
     async def _routed(self, prompt: str) -> float:
-        return await self._ask("router", {"input_ids": await self._ids(prompt)})
+        (score,) = await self._ask("router", {"input_ids": await self._ids(prompt)})
+        return score
 
     async def _judged(self, prompt: str, image: np.ndarray) -> float:
-        return await self._ask("discriminator", {"image": image[None], "input_ids": await self._ids(prompt)})
+        (score,) = await self.confidences([prompt], image[None])
+        return score
 
     async def _ids(self, prompt: str) -> np.ndarray:
         """int32 [1, T]."""
@@ -92,6 +95,6 @@ class Scoring:
         inputs = {name: np.array([[text.encode()]], np.object_) for name, text in texts.items()}
         return (await self._transport.infer(self._tokenizer, inputs, ["input_ids"], _ANSWERED_S))["input_ids"]
 
-    async def _ask(self, model: str, inputs: dict[str, np.ndarray]) -> float:
+    async def _ask(self, model: str, inputs: dict[str, np.ndarray]) -> list[float]:
         outputs = await self._transport.infer(model, inputs, ["score"], _ANSWERED_S)
-        return float(outputs["score"].item())
+        return [float(score) for score in outputs["score"].ravel()]

@@ -71,7 +71,7 @@ class Trial:
 
     async def _judge(self, exhibit: Exhibit, scoring: Scoring) -> None:
         try:
-            confidence = await scoring.confidence(exhibit.prompt, exhibit.image)
+            (confidence,) = await scoring.confidences([exhibit.prompt], exhibit.image[None])
         except Exception as error:  # nobody waits for it
             self._complaints.about("rollout", f"a picture was not judged: {error}")
             return

@@ -141,6 +141,8 @@ class Settings:
         max_generation: where reuse ends. An image painted from noise is of generation 0, one made from it of 1, and
             so on; 1 forbids to make anything from what was itself made from something.
         keep_small: whether MoDM keeps the small variant's images too (its *cache-all*) or not (*cache-large*).
+        keep_confidence: no image is kept that the discriminator, where there is one, gives a lower chance of showing
+            what its prompt says: whoever asks for the same would get the same faults. 0 keeps them all.
         small_share: of the requests under ``random-mix``, how many the small variant paints.
         shadow_share: of the hits, how many are painted in full as well once they are answered, to compare.
         predict: whether Nirvana asks its match predictor before it looks anything up.
@@ -165,6 +167,7 @@ class Settings:
     uncalibrated: str = ""
     max_generation: int = 4
     keep_small: bool = True
+    keep_confidence: float = _EVEN_ODDS
     small_share: float = 0.5
     shadow_share: float = 0.0
     predict: bool = True
@@ -186,7 +189,7 @@ class Settings:
                 raise InvalidArgument.of(name, getattr(self, name), "a share, 0 to 1")
         if self.slo_ms is not None and self.slo_ms < 1:
             raise InvalidArgument.of("slo_ms", self.slo_ms, "1 or more")
-        for name in ("confidence_threshold", "router_threshold"):
+        for name in ("confidence_threshold", "router_threshold", "keep_confidence"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InvalidArgument.of(name, value, "a probability, 0 to 1")
