@@ -98,7 +98,7 @@ def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting
         source=outcome.source.entry_id if outcome.source else None,
         metadata=outcome.metadata(),
     )
-    judged = settings.discriminator is not None and not evidence.add_ons  # of styles it knows nothing
+    judged = deployment.discriminator is not None and not evidence.add_ons  # of styles it knows nothing
     return Keepsake(
         entry,
         painting.image,
