@@ -202,16 +202,16 @@ def test_thresholds_come_from_saved_measurements(tmp_path: Path, capsys: pytest.
 
 def test_over_all_requests_more_can_be_reused(tmp_path: Path) -> None:
     similarities = np.linspace(0.6, 1.0, 400)
-    pairs = tuple(Pair(float(s), 1.0, {skip: float(1 - skip * (1 - s)) for skip in (0.2, 0.4)}) for s in similarities)
+    pairs = tuple(Pair(float(s), 1.0, {skip: float(1 - skip * (1 - s)) for skip in (0.4, 0.5)}) for s in similarities)
     saved(tmp_path, pairs=dict.fromkeys(SYSTEMS, pairs))
     tables = []
     for over in OVER:
         output = tmp_path / f"{over}.json"
         arguments = ["--load", str(tmp_path / "measured.json"), "--over", over, "--output", str(output)]
-        assert main(["calibrate", "--model-repository", str(REPOSITORY), "--alpha", "0.97", *arguments]) == 0
+        assert main(["calibrate", "--model-repository", str(REPOSITORY), "--alpha", "0.98", *arguments]) == 0
         tables.append(Calibration.from_json(output.read_text()))
     assert [table.over for table in tables] == list(OVER)
-    on_hits, over_all = (sum(table.modm.skip(similarity / 100) for similarity in range(60, 101)) for table in tables)
+    on_hits, over_all = (sum(table.modm.skip(similarity / 1000) for similarity in range(600, 1001)) for table in tables)
     assert over_all > on_hits  # some hits are wrong, since the misses are right
 
 

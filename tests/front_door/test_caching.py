@@ -706,9 +706,15 @@ def test_an_operator_may_keep_everything() -> None:
     assert server.cache.inserts == [1]
 
 
-def test_where_no_discriminator_is_known_to_fit_everything_is_kept() -> None:
+def test_without_a_discriminator_everything_is_kept() -> None:
     server = knowing()
-    remembered(server, circle("modm"), settings=replace(CALIBRATED, discriminator=None))
+
+    async def scenario() -> None:
+        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, settings=CALIBRATED)
+        door.remember(await door.serve(circle("modm")))
+        await door.drain(5.0)
+
+    run(scenario())
     assert server.scorers.asked == []
     assert server.cache.inserts == [1]
 
