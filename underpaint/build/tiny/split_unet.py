@@ -43,10 +43,8 @@ def write_halves(
         controlnet: any of the shape whose residuals the decoder is to take.
         sample, states: examples of a call, with more than one row.
     """
-    timestep, twins = (
-        torch.linspace(100.0, 900.0, len(sample)),
-        partial(write_part_twins, layout=LoraLayout.load(folder)),
-    )
+    timestep = torch.linspace(100.0, 900.0, len(sample))
+    twins = partial(write_part_twins, layout=LoraLayout.load(folder))
     inputs = {"sample": sample, "timestep": timestep, "encoder_hidden_states": states}
     encoder = UNetEncoderGraph(unet).eval()
     write_graph(folder, encoder, inputs, "skips", partial(twins, part=ENCODER), f"{ENCODER}.onnx")
