@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from underpaint.bench.calibrate import SLACK, Bin, Measurements, bins, isotonic
+from underpaint.policies.plan import TAKEN_OVER
 from underpaint.policies.thresholds import NEVER, Threshold, Thresholds
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _WEIGHTS = tuple(2.0 ** (power / 2) for power in range(8, 21))
 _LASTING = 4.0  # so many times as much where a picture is taken over: if it is wrong, it is for all who come after
 _ROW = 0.005  # what a further row must save, in full pictures a request
-_KEPT = 0.5  # what skips more hardly differs from what it was made from, and is not kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def _serve(service: Service, table: Thresholds) -> Iterator[_Served]:
             large.keep(number, 0.0)
             yield _Served(None, 0.0)
             continue
-        shallow = row.skip <= _KEPT  # so that it is painted anew rather than taken over
+        shallow = row.skip <= TAKEN_OVER  # so that it is painted anew rather than taken over
         gain = service.gain(row, similarity) + (0.0 if shallow else inherited)
         if shallow:
             (large if service.small is None else small).keep(number, gain)
@@ -193,7 +193,7 @@ def _cost(service: Service, place: int, skip: float | None, weight: float) -> fl
     if skip is None:
         return 1.0
     gain = service.gains[skip][place] if skip else service.small or 0.0
-    return service.run_cost * (1 - skip) - weight * (_LASTING if skip > _KEPT else 1.0) * gain
+    return service.run_cost * (1 - skip) - weight * (_LASTING if skip > TAKEN_OVER else 1.0) * gain
 
 
 def _table(service: Service, skips: Sequence[float | None], chosen: Sequence[Sequence[int]], end: int) -> Thresholds:

@@ -42,10 +42,8 @@ class Modm(Policy):
         return miss if source is None or skip == 0 else Plan(settings.refiner, CachedImage(source, skip))
 
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
-        """Not what hardly differs from the entry that it was made from: whoever finds the one finds the other."""
-        if not settings.keep_small and plan.variant != settings.large:
-            return None
-        if isinstance(plan.start, CachedImage) and 2 * plan.skipped > settings.refinement(request, plan.variant):
+        too_small = not settings.keep_small and plan.variant != settings.large
+        if too_small or settings.takes_over(request, plan):
             return None
         return Keep(finished=settings.shares_latents(plan.variant))
 

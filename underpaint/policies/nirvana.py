@@ -40,10 +40,11 @@ class Nirvana(Policy):
         return Plan(settings.large, CachedLatents(source, step)) if _pays(step, settings, evidence.measured) else miss
 
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
-        """Of what was resumed, what follows, which the paper does not keep: who asks for the same again starts there.
-        Unless that would stand beside what it was made from."""
-        steps = settings.steps(request, plan.variant)
-        return None if 2 * plan.skipped > steps else Keep(tuple(k for k in kept_steps(steps) if k > plan.skipped))
+        """Of what was resumed, what follows (the paper keeps none): who asks for the same again starts there."""
+        if settings.takes_over(request, plan):
+            return None
+        kept = kept_steps(settings.run_length(request, plan))
+        return Keep(tuple(step for step in kept if step > plan.skipped))
 
     def _step(self, match: Match, request: GenerateRequest, settings: Settings) -> int:
         """The largest step that the similarity allows and that has not been evicted; 0 where there is none."""

@@ -16,6 +16,7 @@ from underpaint.policies.thresholds import NEVER, Thresholds
 from underpaint.requests import GenerateRequest
 
 _EVEN_ODDS = 0.5
+TAKEN_OVER = 0.5  # of a run; what skips more hardly differs from its source: who finds the one finds the other
 
 # Starts ---------------------------------------------------------------------------------------------------------
 
@@ -236,11 +237,18 @@ class Settings:
         own = self.autoencoders.get(variant, "")
         return own != "" and own == self.autoencoders.get(self.refiner)
 
+    def run_length(self, request: GenerateRequest, plan: Plan) -> int:
+        """How many steps the run has, of which a plan may skip some."""
+        refines = isinstance(plan.start, CachedImage)
+        return self.refinement(request, plan.variant) if refines else self.steps(request, plan.variant)
+
     def to_run(self, request: GenerateRequest, plan: Plan) -> int:
         """How many steps a plan leaves to be run."""
-        refines = isinstance(plan.start, CachedImage)
-        steps = self.refinement(request, plan.variant) if refines else self.steps(request, plan.variant)
-        return max(0, steps - plan.skipped)
+        return max(0, self.run_length(request, plan) - plan.skipped)
+
+    def takes_over(self, request: GenerateRequest, plan: Plan) -> bool:
+        """Whether what a plan paints is hardly worth keeping beside the entry that it was made from."""
+        return plan.skipped > TAKEN_OVER * self.run_length(request, plan)
 
 
 def _cutoff(threshold: float | None, scorer: Scorer | None, share: float) -> float:
