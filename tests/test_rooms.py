@@ -29,24 +29,35 @@ MAY_IMPORT = {
     "bench": VOCABULARY
     | {"client", "build", "front_door", "policies", "cache", "control", "evidence", "monitor", "addons", "server"},
 }
+BENCH = PACKAGE / "bench"
+SHARED = {"common", "demand", "judging", "serving"}
+BENCH_MAY_IMPORT = {
+    "common": set(),
+    "demand": set(),
+    "serving": {"common", "demand"},
+    "judging": {"demand"},
+    **dict.fromkeys(
+        ("addons", "cache", "calibration", "cascades", "control", "denoising", "endurance", "models", "policies"),
+        SHARED,
+    ),
+}
 
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
-    """The rooms that a file imports from."""
+def imports_of(path: Path, house: str = "underpaint") -> set[str]:
+    """The rooms of a house that a file imports from."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            inside = (
-                [f"underpaint.{alias.name}" for alias in node.names] if node.module == "underpaint" else [node.module]
-            )
+            inside = [f"{house}.{alias.name}" for alias in node.names] if node.module == house else [node.module]
             names += inside
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-    return {name.split(".")[1] for name in names if name.startswith("underpaint.")} - {"__version__"}
+    start = f"{house}."
+    return {name.removeprefix(start).split(".")[0] for name in names if name.startswith(start)} - {"__version__"}
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
@@ -56,6 +67,14 @@ def test_dependencies_point_one_way(room: str) -> None:
     for path in files:
         foreign = imports_of(path) - MAY_IMPORT[room] - {room}
         assert not foreign, f"{path.relative_to(ROOT)} imports from {', '.join(sorted(foreign))}"
+
+
+def test_rooms_of_the_bench_import_only_what_they_share() -> None:
+    assert {path.name for path in BENCH.iterdir() if path.is_dir()} - {"__pycache__"} == set(BENCH_MAY_IMPORT)
+    for room, allowed in BENCH_MAY_IMPORT.items():
+        for path in sorted((BENCH / room).rglob("*.py")):
+            foreign = imports_of(path, "underpaint.bench") - allowed - {room}
+            assert not foreign, f"{path.relative_to(ROOT)} imports from {', '.join(sorted(foreign))}"
 
 
 def test_only_adapters_know_the_python_backend() -> None:

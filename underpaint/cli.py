@@ -34,11 +34,11 @@ _ROOMS = (
     Room("underpaint.build.retrieval_cli", "retrieval", ("retrieval",)),
     Room("underpaint.rollout.cli", "embedded", ("rollout",)),
     Room("underpaint.bench.cli", "embedded", ("bench",)),
-    Room("underpaint.bench.calibrate_cli", "embedded", ("calibrate",)),
-    Room("underpaint.bench.profile_cli", "embedded", ("profile",)),
-    Room("underpaint.bench.simulate_cli", "control", ("simulate",)),
+    Room("underpaint.bench.calibration.cli", "embedded", ("calibrate",)),
+    Room("underpaint.bench.control.profile_cli", "embedded", ("profile",)),
+    Room("underpaint.bench.control.simulate_cli", "control", ("simulate",)),
 )
-_EVALUATORS = (Room("underpaint.bench.eval_cli", "bench", ("variants",)),)
+_EVALUATORS = (Room("underpaint.bench.models.cli", "bench", ("variants",)),)
 _TRAINERS = (Room("underpaint.build.tiny.cli", "build", ("tiny",)),)
 
 

@@ -32,7 +32,7 @@ from engines import Call
 from lookups import lookups
 from unets import Architecture
 
-from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine, now, versions
 
 _PACKAGES = ("underpaint", "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "nvidia-pytriton", "faiss-gpu-cu12")
 

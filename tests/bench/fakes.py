@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from underpaint.bench.served import Account, Served
-from underpaint.bench.workload import Relation, WorkItem
+from underpaint.bench.demand.served import Account, Served
+from underpaint.bench.demand.workload import Relation, WorkItem
 from underpaint.build.tiny.scenes import Scene, Thing, caption, render
 from underpaint.client.pictures import Picture
 from underpaint.front_door.outcome import Outcome, Timings

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from tests.bench.fakes import FakeEmbedder
-from underpaint.bench import policies_report
-from underpaint.bench.arena import Arena, Order, entrants
-from underpaint.bench.campaign import Campaign, Plan
-from underpaint.bench.contenders import contenders
-from underpaint.bench.machine import Machine
-from underpaint.bench.policies import Pace
-from underpaint.bench.quality import Embedder
-from underpaint.bench.replay import Yardstick
-from underpaint.bench.replay_cli import Order as ReplayOrder
-from underpaint.bench.replay_cli import replay_all
-from underpaint.bench.replay_quality import judge_replay
-from underpaint.bench.studio import Studio
-from underpaint.bench.traces import Schedule
+from underpaint.bench.calibration.campaign import Campaign, Plan
+from underpaint.bench.cascades.contenders import contenders
+from underpaint.bench.cascades.replay import Yardstick
+from underpaint.bench.cascades.replay_cli import Order as ReplayOrder
+from underpaint.bench.cascades.replay_cli import replay_all
+from underpaint.bench.cascades.replay_quality import judge_replay
+from underpaint.bench.common.machine import Machine
+from underpaint.bench.demand.traces import Schedule
+from underpaint.bench.judging.quality import Embedder
+from underpaint.bench.policies import report
+from underpaint.bench.policies.arena import Arena, Order, entrants
+from underpaint.bench.policies.contest import Pace
+from underpaint.bench.serving.studio import Studio
 from underpaint.client.transport import connect
 
 pytestmark = pytest.mark.server
@@ -33,8 +33,8 @@ def test_policies(server: Any, tmp_path: Path) -> None:
     arena = Arena.open(REPOSITORY)
     entered = tuple(entrants(["vanilla", "small"], []))
     match = arena.play(Order(entered, requests=12, seed=0, warm=0, pace=PACE, url=server.grpc_url))
-    record = policies_report.Record(match, {e.name: e for e in entered}, {"concurrency": 4}, Machine.here(0.01))
-    policies_report.write(record, tmp_path)
+    record = report.Record(match, {e.name: e for e in entered}, {"concurrency": 4}, Machine.here(0.01))
+    report.write(record, tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
     vanilla, small = written["policies"]["vanilla"], written["policies"]["small"]
     assert written["complete"] and vanilla["images"] == small["images"] == 12

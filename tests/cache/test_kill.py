@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from underpaint.bench.cache_kills import is_whole, kill_rounds, made_entry
+from underpaint.bench.cache.kills import is_whole, kill_rounds, made_entry
 from underpaint.cache.cache import ImageCache
 
 

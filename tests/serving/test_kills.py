@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conftest import REPOSITORY
 from tests.serving.test_cache_model import insert_all
-from underpaint.bench.cache_kills import is_whole, made_entry
+from underpaint.bench.cache.kills import is_whole, made_entry
 from underpaint.cache.cache import ImageCache
 from underpaint.cache.store import Store
 from underpaint.cache.verify import check

@@ -29,7 +29,7 @@ from tests.build.families.miniature_transformers import T5_TOKENS, write_checkpo
 from tests.build.families.miniatures import write_sd15, write_sdxl
 from tests.serving.test_parity import psnr, to_uint8
 from tests.serving.triton_calls import generate
-from underpaint.bench.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine, now, versions
 from underpaint.build.build_cli import find_recipe
 from underpaint.build.making import Receipt
 from underpaint.build.recipes import VariantRecipe

@@ -1,0 +1,1 @@
+"""What LoRAs and ControlNets cost."""

@@ -1,0 +1,1 @@
+"""What is asked for and when, how it is sent, and what came of it."""

@@ -1,0 +1,1 @@
+"""What changes under load and long runs lose."""

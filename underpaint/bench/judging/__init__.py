@@ -1,0 +1,1 @@
+"""What pictures are worth, and what they cost to compute, independent of any machine."""

@@ -1,0 +1,1 @@
+"""How good the models of the tiny family are."""

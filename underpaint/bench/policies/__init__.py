@@ -1,0 +1,1 @@
+"""Policies beside vanilla on the same requests: speed, cost and quality."""

@@ -1,0 +1,1 @@
+"""What the benches paint with: servers, their settings, and ensembles called directly."""
