@@ -103,6 +103,27 @@ def test_what_has_failed_is_tried_anew(tmp_path: Path) -> None:
     assert store.residents().failures == 1
 
 
+def test_a_bad_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
+    store, path = store_of(tmp_path), tmp_path / "night.safetensors"
+    path.write_bytes(lora_file(factors())[:-1])
+    for _ in range(3):
+        with pytest.raises(InvalidArgument, match="cut off"):
+            store.load("night").result(PATIENCE_S)
+    assert store.residents().loads == store.residents().failures == 1
+    put(tmp_path, "night")
+    store.load("night").result(PATIENCE_S)
+
+
+def test_a_config_that_comes_later_is_heeded(tmp_path: Path) -> None:
+    put(tmp_path, "night")
+    store = store_of(tmp_path)
+    plain = store.load("night").result(PATIENCE_S)
+    (tmp_path / "night.json").write_text('{"lora_alpha": 64}')
+    scaled = store.load("night").result(PATIENCE_S)
+    assert plain.unet is not None and scaled.unet is not None
+    assert abs(scaled.unet).max() > abs(plain.unet).max()
+
+
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "night")
     with pytest.raises(InvalidArgument, match="at most 100 bytes"):

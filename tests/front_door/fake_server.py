@@ -89,7 +89,7 @@ class FakeServer:
         dead: variants whose denoiser answers nothing, and ``death`` what comes of asking it.
         alive_since_ns: of every denoiser's process.
         failure: what every ensemble raises; ``refusals``: what some of them do.
-        prompt_tokens, negative_tokens: what every tokenizer counts.
+        prompt_tokens, negative_tokens: what every tokenizer counts; ``lora_steps``: where every LoRA joins.
         elsewhere: request ids that the denoiser of ``big`` got through another front door.
         cache: the cache and the embedders; ``scorers``: router and discriminator.
         calls: of ensembles, in order.
@@ -104,6 +104,7 @@ class FakeServer:
     refusals: dict[str, UnderpaintError] = field(default_factory=dict)
     prompt_tokens: int = 5
     negative_tokens: int = 0
+    lora_steps: int = 0
     elsewhere: set[str] = field(default_factory=set)
     cache: FakeCache = field(default_factory=FakeCache)
     scorers: FakeScorers = field(default_factory=FakeScorers)
@@ -178,6 +179,7 @@ class FakeServer:
             "timings_ns": np.array([times], np.int64),
             "steps_run": call.inputs["num_inference_steps"] - np.int32(skipped),
             "latents": np.ones((1, 2, 2, 3), np.float32),
+            "lora_steps": np.full((1, str(call.parameters.get("lora", "")).count(",") + 1), self.lora_steps, np.int32),
             "captured_latents": captured.reshape(1, -1, 1, 1, 1) * np.ones((1, 1, 2, 2, 3), np.float32),
         }
         if call.model.endswith("_refine"):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.front_door.fake_cache import IMAGE, LATENTS, FakeCache, a_match, vector
 from tests.front_door.fake_server import CALIBRATED, CALIBRATION, DEPLOYMENT, LIMITS, FakeServer, open_door, run
-from underpaint.errors import Internal, InvalidArgument, Unavailable
+from underpaint.errors import Internal, InvalidArgument, NotFound, Unavailable, UnderpaintError
 from underpaint.evidence import Match
 from underpaint.front_door.cache_client import CacheClient
 from underpaint.front_door.complaints import Complaints
@@ -25,7 +25,7 @@ from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.traffic import Release, Traffic
 from underpaint.front_door.underway import Underway
-from underpaint.policies import Settings, Thresholds
+from underpaint.policies import Calibration, Settings, Thresholds
 from underpaint.requests import GenerateRequest
 
 ALL_LATENTS = {(1, step): LATENTS for step in (2, 5, 7, 10, 12, 17, 22)}
@@ -393,6 +393,38 @@ def test_a_source_that_a_model_refuses_is_a_miss(policy: str, model: str) -> Non
     reply = serve(server, circle(policy))
     assert [call.model for call in server.calls] == [model, "big"]
     check_served_as_a_miss(server, reply, "broken", warned=True)
+
+
+@pytest.mark.parametrize(("similarity", "model"), [(0.95, "little_refine"), (0.5, "little")])
+@pytest.mark.parametrize(
+    "refusal", [InvalidArgument("LoRA palette: base model: got 'big'"), NotFound("no palette"), Unavailable("too late")]
+)
+def test_where_the_small_variant_cannot_have_a_lora_the_large_one_paints(
+    similarity: float, model: str, refusal: UnderpaintError
+) -> None:
+    server = knowing(a_match(similarity))
+    server.refusals[model] = refusal
+    request = circle("modm", lora="palette", on_missing_lora="without")
+    reply = run(door_for_loras(server, replace(CALIBRATION, modm=Thresholds.of((0.8, 0.6), (0.4, 0.0)))).serve(request))
+    assert [(call.model, call.parameters["on_missing_lora"]) for call in server.calls] == [
+        (model, "fail"),
+        ("big", "without"),
+    ]
+    check_served_as_a_miss(server, reply, "unfit", warned=False)
+
+
+def test_what_lacks_a_lora_is_not_kept_as_if_it_had_it() -> None:
+    server, kept = knowing(), {}
+    for server.lora_steps in (0, -1):
+        reply = run(door_for_loras(server).serve(circle("modm", lora="palette", on_missing_lora="without")))
+        kept[reply.outcome.warnings] = reply.keepsake is not None
+    assert kept == {(): True, ("lora: palette could not be had; painted without",): False}
+
+
+def door_for_loras(server: FakeServer, calibration: Calibration = CALIBRATION) -> FrontDoor:
+    variants = {name: replace(each, loras=True) for name, each in DEPLOYMENT.variants.items()}
+    deployment = replace(DEPLOYMENT, variants=variants)
+    return FrontDoor(deployment, server, LIMITS, Settings.of(deployment, calibration), log=server.cache.log.append)
 
 
 def test_an_error_of_a_model_on_the_way_from_a_source_is_the_callers() -> None:

@@ -129,6 +129,18 @@ def test_what_a_lora_painted_is_not_for_the_file_that_replaces_it(
     assert (outcome["start"], outcome["miss"]) == ("noise", "empty")
 
 
+def test_where_the_refiner_cannot_have_a_lora_the_large_variant_paints(
+    calibrated: Any, repository: Path, tenant: str
+) -> None:
+    write_lora(repository.parent / "addons" / "lora", repository, "large-only", seed=32, variant="tiny-l")
+    styled = {"policy": "modm", "lora": "large-only", "on_missing_lora": "without"}
+    paint(calibrated, tenant, **styled)
+    until(lambda: paint(calibrated, tenant, cache="read", **styled)[1]["miss"] == "unfit")
+    _, outcome = paint(calibrated, tenant, cache="read", **styled)
+    assert (outcome["variant"], outcome["start"], outcome["warnings"]) == ("tiny-l", "noise", [])
+    assert [use["joined_at"] for use in outcome["loras"]] == [0]
+
+
 @pytest.mark.parametrize("policy", ["modm", "nirvana", "retrieval"])
 def test_in_reproducible_mode_the_cache_changes_nothing(calibrated: Any, tenant: str, policy: str) -> None:
     paint_first(calibrated, tenant, policy)

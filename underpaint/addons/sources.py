@@ -69,12 +69,13 @@ def names(sources: Sequence[str]) -> list[str]:
 
 
 def stamp(name: str, sources: Sequence[str]) -> str:
-    """Changes when the file does, as far as that can be told without reading it; empty for what comes from afar."""
+    """Changes when the file, or PEFT's config beside it, does, as far as that can be told without reading them; empty
+    for what comes from afar."""
     for source in sources:
-        path = Path(source) / f"{name}{SUFFIX}"
+        path, config = Path(source) / f"{name}{SUFFIX}", Path(source) / f"{name}.json"
         if "://" not in source and path.is_file():
-            status = path.stat()
-            return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+            states = [each.stat() for each in (path, config) if each.is_file()]
+            return " ".join(f"{state.st_mtime_ns:x}-{state.st_size:x}" for state in states)
     return ""
 
 

@@ -12,8 +12,12 @@ from underpaint.addons import sources
 from underpaint.addons.layout import LoraLayout
 from underpaint.addons.lora import Lora, read_lora
 from underpaint.addons.sources import Limits
+from underpaint.errors import InvalidArgument, UnderpaintError, Unsupported
+from underpaint.latest import Latest
 
 _LOADERS = 4  # side by side; more wait
+_REFUSALS = 256  # that are remembered
+_LASTING = (InvalidArgument, Unsupported)  # as long as the file is the same
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LoraStore:
         self._where, self._layouts = tuple(where), layouts
         self._max_bytes, self._limits = max_bytes, limits or Limits()
         self._residents: OrderedDict[str, tuple[str, Lora]] = OrderedDict()  # with the stamp of the file
+        self._refused: Latest[tuple[str, str], UnderpaintError] = Latest(_REFUSALS)  # by name and stamp
         self._loading: dict[str, Future[Lora]] = {}
         self._nbytes = self._most_nbytes = self._loads = self._hits = self._failures = self._evictions = 0
         self._lock = threading.Lock()
@@ -51,7 +56,8 @@ class LoraStore:
     def load(self, name: str) -> Future[Lora]:
         """The LoRA, at once if it is in memory and its file has not changed; else as soon as it has been read.
 
-        The future fails as ``sources.fetch`` and ``read_lora`` do; what has failed is tried anew when asked for again.
+        The future fails as ``sources.fetch`` and ``read_lora`` do. A file that is none, or not for this base, is not
+        read again until it changes; what has failed otherwise is tried anew when asked for again.
         """
         stamp = sources.stamp(name, self._where)
         with self._lock:
@@ -60,6 +66,9 @@ class LoraStore:
                 self._residents.move_to_end(name)
                 self._hits += 1
                 return _done(kept[1])
+            refused = self._refused.get((name, stamp)) if stamp else None
+            if refused is not None:
+                return _failed(refused)
             if name not in self._loading:
                 self._loads += 1
                 self._loading[name] = self._pool.submit(self._load, name, stamp)
@@ -77,10 +86,12 @@ class LoraStore:
         try:
             file = sources.fetch(name, self._where, self._limits)
             lora = read_lora(name, file.content, self._layouts, file.adapter_config)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 self._failures += 1
                 del self._loading[name]
+                if isinstance(error, _LASTING):
+                    self._refused.put((name, stamp), error)
             raise
         with self._lock:
             self._keep(name, stamp, lora)
@@ -101,4 +112,10 @@ class LoraStore:
 def _done(lora: Lora) -> Future[Lora]:
     future: Future[Lora] = Future()
     future.set_result(lora)
+    return future
+
+
+def _failed(error: UnderpaintError) -> Future[Lora]:
+    future: Future[Lora] = Future()
+    future.set_exception(error)
     return future

@@ -60,6 +60,7 @@ from underpaint.policies.admission import Admitted, Room, admit, held_up_s
 from underpaint.requests import GenerateRequest
 
 _log = logging.getLogger(__name__)
+_FINAL = (Cancelled, DeadlineExceeded, Overloaded)  # trying another way would not help
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class FrontDoor:
         """To be called once the reply has been sent: what is worth it goes into the cache, in the background."""
         if reply.keepsake is not None:
             self._memory.remember(reply.keepsake)
+        else:
+            self._underway.end(reply.outcome.request_id)
         if reply.exhibit is not None:
             self._trial.exhibit(reply.exhibit)
         if reply.hit is not None and random.random() < self._traffic.stable.settings.shadow_share:
@@ -213,7 +216,7 @@ class FrontDoor:
         release = traffic.release_of(request)
         try:
             reply = await self._serve_by(release, policy, request, visit)
-        except (Cancelled, DeadlineExceeded, Overloaded):
+        except _FINAL:
             raise
         except UnderpaintError as failure:
             if release is traffic.stable:
@@ -305,10 +308,11 @@ class FrontDoor:
                 with self._workload.running(work):
                     errand = self._attendant.errand(visit, self._registry.company_of(visit))
                     painting = await paint(self._transport, job, errand)
-            except InvalidArgument as refused:
-                if job.source is None:
+            except UnderpaintError as refused:
+                absence = _lost_by(refused, job)
+                if absence is None:
                     raise
-                raise SourceLost(Absence(Miss.BROKEN, str(refused))) from refused
+                raise SourceLost(absence) from refused
             finally:
                 visit.variant = None
         if painting.step_ms is not None:
@@ -330,6 +334,15 @@ class FrontDoor:
             return deployment.sampling(fitting, variant, refining=isinstance(plan.start, CachedImage))
         except InvalidArgument as unfit:
             raise SourceLost(Absence(Miss.UNFIT)) from unfit
+
+
+def _lost_by(refused: UnderpaintError, job: Job) -> Absence | None:
+    """What it means for what the cache proposed that a model refused it; None where it could not be done either way."""
+    if job.plan.start == Noise() or isinstance(refused, _FINAL):
+        return None
+    if job.request.loras or job.source is None:  # a LoRA is for one variant, which need not be the one that refines
+        return Absence(Miss.UNFIT)
+    return Absence(Miss.BROKEN, str(refused)) if isinstance(refused, InvalidArgument) else None
 
 
 def _visit(request: GenerateRequest, hung_up: Callable[[], bool], settings: Settings) -> Visit:

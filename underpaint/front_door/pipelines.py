@@ -12,7 +12,7 @@ import numpy as np
 from underpaint.deployment import Sampling
 from underpaint.front_door.cache_client import Captured
 from underpaint.front_door.transport import Parameters, Transport
-from underpaint.policies import CachedImage, CachedLatents, Keep, Plan
+from underpaint.policies import CachedImage, CachedLatents, Keep, Noise, Plan
 from underpaint.requests import GenerateRequest
 from underpaint.wishes import ON_MISSING_LORA
 
@@ -109,7 +109,7 @@ async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
         "called_ns": errand.arrived_ns,
         "deadline_ns": errand.deadline_ns,
         "company": errand.company,
-        **_addon_parameters(job.request),
+        **_addon_parameters(job),
     }
     pipeline = _pipeline(job)
     finished = job.keep is not None and job.keep.finished
@@ -172,12 +172,14 @@ def _pipeline(job: Job) -> _Pipeline:
             return _Pipeline(job.painter, "image", {})
 
 
-def _addon_parameters(request: GenerateRequest) -> Parameters:
+def _addon_parameters(job: Job) -> Parameters:
+    """What the cache proposes is done with all LoRAs, or left: nobody goes without one to save work."""
+    request, proposed = job.request, job.plan.start != Noise()
     parameters: dict[str, Any] = {}
     if request.loras:
         parameters |= {
             "lora": ",".join(map(str, request.loras)),
-            "on_missing_lora": request.on_missing_lora or ON_MISSING_LORA[0],
+            "on_missing_lora": (None if proposed else request.on_missing_lora) or ON_MISSING_LORA[0],
             **({"lora_join_step": 0} if request.reproducible else {}),
         }
     if request.controlnets:

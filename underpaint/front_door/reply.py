@@ -77,7 +77,8 @@ def reply_to(
         controlnets=_controlnets(job, painting),
         version=deployment.version,
     )
-    keepsake = _keepsake(outcome, evidence, job, painting, release) if job.keep else None
+    missing = _missing(loras)  # what lacks one is not what its scope says
+    keepsake = _keepsake(outcome, evidence, job, painting, release) if job.keep and not missing else None
     hit = Hit(job.request, policy.name, painting.image) if outcome.source else None
     return Reply(painting.image, outcome, keepsake, hit=hit)
 
@@ -157,8 +158,12 @@ def _controlnets(job: Job, painting: Painting) -> tuple[ControlNetUse, ...]:
     return tuple(ControlNetUse(wish.name, wish.scale, count) for wish, count in zip(wishes, steps, strict=True))
 
 
+def _missing(loras: tuple[LoraUse, ...]) -> list[str]:
+    return [use.name for use in loras if use.joined_at is None]
+
+
 def _gone_without(loras: tuple[LoraUse, ...]) -> tuple[str, ...]:
-    missing = [use.name for use in loras if use.joined_at is None]
+    missing = _missing(loras)
     return (f"lora: {', '.join(missing)} could not be had; painted without",) if missing else ()
 
 
