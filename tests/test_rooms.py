@@ -35,7 +35,7 @@ BENCH_MAY_IMPORT = {
     "common": set(),
     "demand": set(),
     "serving": {"common", "demand"},
-    "judging": {"demand"},
+    "judging": {"common", "demand"},
     **dict.fromkeys(
         ("addons", "cache", "calibration", "cascades", "control", "denoising", "endurance", "models", "policies"),
         SHARED,

@@ -12,9 +12,9 @@ from tests.bench.fakes import FakeEmbedder
 from underpaint.bench.calibration.campaign import Campaign, Plan
 from underpaint.bench.cascades.contenders import contenders
 from underpaint.bench.cascades.replay import Yardstick
-from underpaint.bench.cascades.replay_cli import Order as ReplayOrder
-from underpaint.bench.cascades.replay_cli import replay_all
 from underpaint.bench.cascades.replay_quality import judge_replay
+from underpaint.bench.cascades.replaying import Order as ReplayOrder
+from underpaint.bench.cascades.replaying import replay_all
 from underpaint.bench.common.machine import Machine
 from underpaint.bench.demand.traces import Schedule
 from underpaint.bench.judging.quality import Embedder

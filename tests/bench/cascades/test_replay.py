@@ -14,11 +14,11 @@ import pytest
 
 from tests.bench.fakes import account
 from tests.monitor.test_monitor import PROFILE
-from underpaint.bench.cascades import replay_report
+from underpaint.bench.cascades import replay_plot, replay_report
 from underpaint.bench.cascades.contenders import Control, contenders, on_stage
 from underpaint.bench.cascades.replay import Objective, Replay, Yardstick, course, summarise
-from underpaint.bench.cascades.replay_cli import Order, replay_all
 from underpaint.bench.cascades.replay_quality import Split, Worth, violations_of_front
+from underpaint.bench.cascades.replaying import Order, replay_all
 from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.report import write_json
 from underpaint.bench.demand.open_loop import UNANSWERED, Reply, open_loop
@@ -133,7 +133,7 @@ def test_a_replay_is_written(tmp_path: Path) -> None:
             replay.runs.append(summarise(policy, seed, replies, plan.seconds, YARDSTICK))
     record = replay_report.Record(replay, plan, {"peak": 1.5}, Machine("cpu", 2, "Linux", 0.0))
     write_json(record.to_json(), tmp_path / "replay.json")
-    replay_report.plot(record, tmp_path)
+    replay_plot.plot(record, tmp_path)
     written = json.loads((tmp_path / "replay.json").read_text())
     assert written["policies"]["modm"]["slo_attainment_2x"] == 1.0
     assert written["policies"]["vanilla"]["slo_attainment_2x"] == 0.0
@@ -189,7 +189,7 @@ def test_every_policy_gets_the_same_arrivals(monkeypatch: pytest.MonkeyPatch) ->
             raise KeyboardInterrupt
         replies += [reply(index, due_s, 0.5) for index, due_s in enumerate(arrivals_s)]
 
-    monkeypatch.setattr("underpaint.bench.cascades.replay_cli._run_one", run_one)
+    monkeypatch.setattr("underpaint.bench.cascades.replaying._run_one", run_one)
     order = Order(contenders(("vanilla", "modm"), (), None), peak=1.5, seconds=10.0, seeds=3)
     replay = replay_all("nowhere:1", order, Schedule(5.0, (4.0, 8.0)), YARDSTICK)
     assert [each[:2] for each in seen] == [("vanilla", 0), ("modm", 0), ("vanilla", 1), ("modm", 1)]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from underpaint.bench.common.plots import Point, colour, frontier, spread_out
+from underpaint.bench.common.plots import colour, spread_out
 
 
 def test_labels_stand_apart_and_stay_inside() -> None:
@@ -19,10 +17,3 @@ def test_labels_stand_apart_and_stay_inside() -> None:
 def test_a_policy_always_has_the_same_colour() -> None:
     assert colour("modm") == colour("modm") != colour("vanilla")
     assert colour("something new").startswith("#")
-
-
-def test_a_frontier_of_several_calibrations(tmp_path: Path) -> None:
-    points = [Point("vanilla", 1.0, 1.0, 1.0, 1.0), Point("small", 4.0, 0.9, 0.88, 0.92)]
-    points += [Point("modm", 2 + a, 1 - a / 10, 0.8, 1.0, alpha=1 - a / 10) for a in (0.2, 0.5, 1.0)]
-    frontier(points, tmp_path / "frontier.png")
-    assert (tmp_path / "frontier.png").stat().st_size > 5000

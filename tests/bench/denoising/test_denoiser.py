@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.report import write_json
 from underpaint.bench.demand.load import Cycle
 from underpaint.bench.denoising.denoiser import (
@@ -121,7 +121,7 @@ def test_measuring_alternates_and_pairs(tmp_path: Path) -> None:
     assert len({cycle.worker for cycle in measured.rounds[0].many}) == CONCURRENCY
 
     summary = summarise(measured)
-    report = to_json(measured, summary, QUICK, Machine.here(0.01), versions(), now())
+    report = to_json(measured, summary, QUICK, Machine.here(0.01))
     write_json(report, tmp_path / "reports" / "f.json")
     read = json.loads((tmp_path / "reports" / "f.json").read_text())
     assert {"images_per_s", "ceiling_images_per_s", "efficiency", "efficiency_single"} <= set(read)

@@ -155,8 +155,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     parser.add_argument("--families", default=",".join(each.recipe for each in MINIATURES), help="default: %(default)s")
     args = parser.parse_args()
-    machine = Machine.here()
-    machine.warn_if_busy()
+    machine = Machine.watched()
     report: dict[str, Any] = {"measured_at": now(), "machine": asdict(machine), "versions": versions(PACKAGES)}
     report["families"] = {}
     for each in MINIATURES:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from underpaint.addons.layout import LoraLayout
 from underpaint.addons.location import VARIABLE
 from underpaint.bench.addons import costs
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.report import about, leave
 from underpaint.bench.serving.site import PATIENCE_S
 from underpaint.build.tiny import control_images
 from underpaint.build.tiny.scenes import scene_at
@@ -43,12 +42,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.rounds < 1:
-        raise InvalidArgument.of("rounds", args.rounds, "1 or more")
+    options.at_least(args, rounds=1)
     variant = args.variant or _first_with_both(args.model_repository)
     layout = LoraLayout.load(args.model_repository / f"{variant}_unet" / "1")
-    machine = Machine.here()
-    machine.warn_if_busy()
+    machine = Machine.watched()
     with tempfile.TemporaryDirectory(prefix="underpaint-addons-") as folder:
         store, repository = Path(folder) / "lora", Path(folder) / "model_repository"
         loras = costs.write_random_loras(store, layout)
@@ -60,10 +57,8 @@ def run(args: argparse.Namespace) -> int:
     full: dict[str, Any] = {
         **costs.to_json(report),
         "variant": variant,
-        "machine": asdict(machine),
-        "versions": versions(),
+        **about(machine),
     }
-    full["measured_at"] = now()
     print(f"LoRAs of rank {costs.RANK}, {costs.DISTINCT} in a batch of {costs.REQUESTS}: {report.overhead:+.1%} a step")
     for name, figures in full["workloads"].items():
         print(
@@ -71,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
             f"{figures['throughput_ratio_to_serial']:.2f} times serial, "
             f"{figures['throughput_ratio_to_diffusers']:.2f} times diffusers"
         )
-    if args.json:
-        args.json.write_text(json.dumps(full, indent=2, default=str) + "\n")
+    leave(full, args.json)
     return 0
 
 

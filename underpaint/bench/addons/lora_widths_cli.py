@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from underpaint.bench.addons import lora_widths
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
-from underpaint.errors import InvalidArgument
+from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.report import about, leave
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,10 +23,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.rounds < 1:
-        raise InvalidArgument.of("--rounds", args.rounds, "1 or more")
-    machine = Machine.here()
-    machine.warn_if_busy()
+    options.at_least(args, rounds=1)
+    machine = Machine.watched()
     costs = []
     for width in lora_widths.WIDTHS:
         with tempfile.TemporaryDirectory(prefix="underpaint-widths-") as folder:
@@ -38,8 +35,5 @@ def run(args: argparse.Namespace) -> int:
             flush=True,
         )
         costs.append({**asdict(cost), "overhead": cost.overhead})
-    if args.json:
-        told = {"rows": lora_widths.ROWS, "rank": lora_widths.RANK, "machine": asdict(machine)}
-        report = {"widths": costs, **told, "versions": versions(), "measured_at": now()}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    leave({"widths": costs, "rows": lora_widths.ROWS, "rank": lora_widths.RANK, **about(machine)}, args.json)
     return 0

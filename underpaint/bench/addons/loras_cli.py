@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from underpaint.addons.location import VARIABLE
 from underpaint.bench.addons import loras
 from underpaint.bench.addons.costs import write_random_loras
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.report import about, leave
 from underpaint.bench.serving.site import PATIENCE_S, site
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of
@@ -44,13 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("requests", "loras", "at_once"):
-        if getattr(args, name) < 1:
-            raise InvalidArgument.of(f"--{name.replace('_', '-')}", getattr(args, name), "1 or more")
+    options.at_least(args, requests=1, loras=1, at_once=1)
     variant = args.variant or _first_with_loras(args.model_repository)
     layout = LoraLayout.load(args.model_repository / f"{variant}_unet" / "1")
-    machine = Machine.here()
-    machine.warn_if_busy()
+    machine = Machine.watched()
     with tempfile.TemporaryDirectory(prefix="underpaint-loras-") as folder:
         store, repository = Path(folder) / "lora", Path(folder) / "model_repository"
         names = write_random_loras(store, layout, args.loras, loras.RANKS)
@@ -69,10 +65,9 @@ def run(args: argparse.Namespace) -> int:
             )
             time.sleep(_METRICS_AFTER_S)
             report = _report(args, trial, variant, on_disk, Endpoint(served.metrics_url).fetch(within_s=10.0))
-    report |= {"machine": asdict(machine), "versions": versions(), "measured_at": now()}
+    report |= about(machine)
     print(_summary(report))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    leave(report, args.json)
     return 0
 
 

@@ -27,9 +27,9 @@ from underpaint.bench.cache.lookups import (
 from underpaint.bench.cache.served import served_cache
 from underpaint.bench.cache.sizes import Served, replay
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import write_json
+from underpaint.bench.common.report import about, leave
 from underpaint.cache.eviction import Strategy
 from underpaint.cache.tables import Column, count, table
 from underpaint.errors import InvalidArgument
@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_entries(args: argparse.Namespace) -> int:
-    job = Job(_at_least("entries", args.entries, SCOPES), _at_least("dimension", args.dimension, 128))
-    machine = Machine.here()
-    machine.warn_if_busy()
+    options.at_least(args, entries=SCOPES, dimension=128)
+    job = Job(args.entries, args.dimension)
+    machine = Machine.watched()
     with _folder(args) as folder:
         with Progress(job.measurements) as progress:
             figures = measure(job, folder, progress.advance)
@@ -92,9 +92,9 @@ def _measure_served(repository: Path, job: Job, store: Path) -> ServedFigures:
 
 
 def _run_kills(args: argparse.Namespace) -> int:
-    rounds = _at_least("kill", args.kill, 1)
-    with _folder(args) as folder, Progress(rounds) as progress:
-        kills = kill_rounds(folder, rounds, progress.advance)
+    options.at_least(args, kill=1)
+    with _folder(args) as folder, Progress(args.kill) as progress:
+        kills = kill_rounds(folder, args.kill, progress.advance)
     _write(args, asdict(kills), Machine.here())
     print(
         f"{kills.rounds} kills, {kills.unfinished} of them inside an insert; {count(kills.acknowledged)} entries "
@@ -185,9 +185,7 @@ def _flat(figures: CacheFigures, served: ServedFigures | None) -> dict[str, Any]
 
 
 def _write(args: argparse.Namespace, report: Mapping[str, Any], machine: Machine) -> None:
-    if args.json:
-        about = {"machine": asdict(machine), "versions": versions(_PACKAGES), "date": now()}
-        write_json({**report, **about}, args.json)
+    leave({**report, **about(machine, _PACKAGES)}, args.json)
 
 
 @contextmanager
@@ -195,9 +193,3 @@ def _folder(args: argparse.Namespace) -> Iterator[Path]:
     """An empty folder, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="underpaint-bench-", dir=args.folder) as folder:
         yield Path(folder)
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    if value < least:
-        raise InvalidArgument.of(name, value, f"{least} or more")
-    return value

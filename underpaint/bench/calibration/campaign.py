@@ -6,7 +6,6 @@ service; the first requests only fill the store. The query's own full picture is
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,9 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from underpaint.bench.calibration.pairs import Pair
+from underpaint.bench.common.progress import Progress
 from underpaint.bench.demand.load import work_off
 from underpaint.bench.demand.workload import WorkItem, workload
 from underpaint.bench.judging.quality import Embedder, attribute_accuracy, read_all
@@ -91,10 +90,9 @@ class Campaign:
 
     def paint(self) -> bool:
         """Paint everything; False where Ctrl-C came first. What has been painted so far can be judged all the same."""
-        bar = tqdm(total=self._plan.pictures, unit="picture", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        with bar:
+        with Progress(self._plan.pictures, "picture") as progress:
             try:
-                self._paint(_Easel(bar))
+                self._paint(_Easel(progress))
             except KeyboardInterrupt:
                 return False
         return True
@@ -184,19 +182,19 @@ def nearest_before(texts: np.ndarray, entries: np.ndarray, first: int) -> list[N
 
 
 class _Easel:
-    """Paints lists of pictures, many at a time, and keeps the progress bar moving."""
+    """Paints lists of pictures, many at a time, and says how far it is."""
 
-    def __init__(self, bar: tqdm[None]) -> None:
-        self._bar = bar
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def paint(self, what: str, one: Callable[[WorkItem, int], Painted], items: Sequence[WorkItem]) -> list[Painted]:
         """``one`` is given each item and its place."""
-        self._bar.set_description(what)
+        self._progress.doing(what)
         done: dict[int, Painted] = {}
 
         def work(number: int) -> None:
             done[number] = one(items[number], number)
-            self._bar.update()
+            self._progress.advance()
 
         work_off(work, len(items), CONCURRENCY)
         return [done[number] for number in range(len(items))]

@@ -17,7 +17,7 @@ from underpaint.bench.calibration.pairs import (
 from underpaint.bench.calibration.promises import Service, promise, thresholds_over_requests
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import Machine, now
-from underpaint.bench.common.report import table
+from underpaint.bench.common.report import INTERRUPTED, table
 from underpaint.bench.judging.clip import Clip
 from underpaint.bench.judging.flops import VariantCost
 from underpaint.bench.serving.dials import DOORS
@@ -30,7 +30,6 @@ from underpaint.policies import Calibration
 from underpaint.policies.calibration import OVER
 from underpaint.policies.thresholds import NEVER, Thresholds
 
-_INTERRUPTED = 130
 _LINES = 24  # of a table
 _SEED = 7000  # the workload of `bench policies` has 0 unless told otherwise: nothing is calibrated on what it asks
 _EXAMPLES = """examples:
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"measurements: {args.save}")
     if not measured.complete:
         print("underpaint: interrupted, so no thresholds are written", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     calibration = calibrate(measured, args.alpha, args.over)
     if problem := calibration.misfit(deployment):
         raise InvalidArgument(f"--load {args.load}: {problem}")
@@ -184,8 +183,6 @@ def _write(calibration: Calibration, args: argparse.Namespace) -> list[Path]:
 def _check(args: argparse.Namespace) -> None:
     if not 0 < args.alpha <= 1:
         raise InvalidArgument.of("alpha", args.alpha, "a share of full quality, above 0 and up to 1")
-    for name in ("stored", "queries"):
-        if getattr(args, name) < 1:
-            raise InvalidArgument.of(name, getattr(args, name), "1 or more")
+    options.at_least(args, stored=1, queries=1)
     if args.load and (args.save or args.url):
         raise InvalidArgument.of("load", str(args.load), "without --save and --url: nothing is measured")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from underpaint.addons.location import lora_sources
 from underpaint.bench.calibration import lora_joins
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import now
-from underpaint.bench.common.report import table
+from underpaint.bench.common.report import leave, table
 from underpaint.bench.demand.workload import WorkItem, workload
 from underpaint.bench.serving.site import needs_extra, server
 from underpaint.client.serving import deployment_of
@@ -33,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--loras", metavar="NAME,…", help="default: all in the store's folders")
     parser.add_argument("--captions", type=int, default=16, help="for each LoRA (default: 16)")
     parser.add_argument("--keep", type=float, default=0.9, help="share of what LoRAs do, to be kept (default: 0.9)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
+    options.add_report(parser)
     parser.add_argument("--dry-run", action="store_true", help="write nothing into the model repository")
     options.add_server(parser)
     parser.set_defaults(func=run)
@@ -42,15 +40,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     if not 0 <= args.keep <= 1:
         raise InvalidArgument.of("--keep", args.keep, "0 to 1")
-    if args.captions < 1:
-        raise InvalidArgument.of("--captions", args.captions, "1 or more")
+    options.at_least(args, captions=1)
     deployment = deployment_of(args.model_repository)
     able = [name for name, each in deployment.variants.items() if each.loras]
     variant = deployment.variant(args.variant or (able[0] if able else deployment.large))
     if not variant.loras:
         raise InvalidArgument.of("--variant", variant.name, f"one that takes LoRAs: {', '.join(able) or 'none'}")
     there = sources.names(lora_sources(args.model_repository))
-    loras = args.loras.split(",") if args.loras else there
+    loras = options.listed(args.loras) if args.loras else there
     items = list(islice(workload(_SEED), args.captions))
     with server(args.url, args.model_repository) as url:
         joins = _measure(url, args, variant.name, items, loras, variant.num_inference_steps)
@@ -58,10 +55,9 @@ def run(args: argparse.Namespace) -> int:
     rows = [(f"{join.step} of {join.steps}", f"{join.lost:.3f}", f"{join.accuracy:.3f}") for join in joins]
     print(table([("joined at", "lost", "accuracy"), *rows]))
     print(f"{variant.name}: LoRAs that are not in memory join at {chosen.share:.0%} of the steps")
-    if args.json:
-        report = {"variant": variant.name, "loras": loras, "keep": args.keep, "captions": args.captions}
-        report |= {"joins": [asdict(join) for join in joins], "share": chosen.share, "measured_at": now()}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"variant": variant.name, "loras": loras, "keep": args.keep, "captions": args.captions}
+    report |= {"joins": [asdict(join) for join in joins], "share": chosen.share, "date": now()}
+    leave(report, args.json)
     if not args.dry_run:
         folder = args.model_repository / f"{variant.name}_denoiser" / str(deployment.version)
         path = JoinRule(chosen.share, variant.weights).save(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +10,13 @@ from pathlib import Path
 from underpaint.bench.cascades.burst import Burst, Weathered, weathered
 from underpaint.bench.cascades.contenders import Control, contenders
 from underpaint.bench.cascades.replay import OBJECTIVES
-from underpaint.bench.cascades.replay_cli import Order, measure_large, replay_all
+from underpaint.bench.cascades.replaying import Order, measure_large, replay_all
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
-from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.report import about, exit_code, leave, rounded, table
 from underpaint.bench.serving.site import site
 from underpaint.client.serving import deployment_of
 from underpaint.control.profile import Profile
-from underpaint.errors import InvalidArgument
 
 _COLUMNS = ("policy", "requests", "goodput of sustained", "recovery s", "refused", "failed", "unanswered")
 
@@ -42,13 +40,10 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in ("times", "before", "seconds", "around"):
-        if not getattr(args, name) > 0:
-            raise InvalidArgument.of(name, getattr(args, name), "more than 0")
+    options.above_zero(args, "times", "before", "seconds", "around")
     control = None if args.profile is None else Control(Profile.load(args.profile))
-    entered = contenders([name.strip() for name in args.policies.split(",")], [], control)
-    machine, deployment = Machine.here(), deployment_of(args.model_repository)
-    machine.warn_if_busy()
+    entered = contenders(options.listed(args.policies), [], control)
+    machine, deployment = Machine.watched(), deployment_of(args.model_repository)
     with site(args.model_repository) as own:
         yardstick = measure_large(own.url, deployment.large, sustain_s=20.0)
         burst = Burst(args.before * yardstick.sustained_per_s, args.times, args.seconds, args.around)
@@ -58,21 +53,14 @@ def run(args: argparse.Namespace) -> int:
     limit_s = OBJECTIVES[-1] * yardstick.unloaded_s
     found = {run.policy: weathered(burst, replay.replies[run.policy, 0], yardstick, limit_s) for run in replay.runs}
     print(text(found))
-    if args.json:
-        report = {
-            "policies": {name: rounded(asdict(each)) for name, each in found.items()},
-            "large_model": rounded(asdict(yardstick)),
-            "burst": rounded(asdict(burst)),
-            "machine": asdict(machine),
-            "versions": versions(),
-            "date": now(),
-        }
-        write_json(report, args.json)
-        print(f"report: {args.json}")
-    if replay.cut_short:
-        print(f"underpaint: not complete: {replay.cut_short}", file=sys.stderr)
-        return 130
-    return 0
+    report = {
+        "policies": {name: rounded(asdict(each)) for name, each in found.items()},
+        "large_model": rounded(asdict(yardstick)),
+        "burst": rounded(asdict(burst)),
+        **about(machine),
+    }
+    leave(report, args.json)
+    return exit_code(replay.cut_short)
 
 
 def text(found: Mapping[str, Weathered]) -> str:

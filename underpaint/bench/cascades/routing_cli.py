@@ -5,23 +5,22 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.patience import insist
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import write_json
+from underpaint.bench.common.report import about, leave
 from underpaint.bench.demand.load import work_off
 from underpaint.bench.serving.site import PATIENCE_S, needs_extra, server
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.deployment import Deployment
-from underpaint.errors import InvalidArgument, Unsupported
+from underpaint.errors import Unsupported
 
 if TYPE_CHECKING:
     from underpaint.bench.cascades.routing import Examined
@@ -47,23 +46,19 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.captions < 10:
-        raise InvalidArgument.of("captions", args.captions, "10 or more")
+    options.at_least(args, captions=10)
     deployment = deployment_of(args.model_repository)
     if deployment.router is None or deployment.discriminator is None:
         raise Unsupported(f"{args.model_repository} has no router and discriminator; run `underpaint train tiny`")
     with needs_extra():
         from underpaint.bench.cascades import routing
         from underpaint.build.tiny.routing_data import Share, scenes_of
-    machine = Machine.here()
-    machine.warn_if_busy()
+    machine = Machine.watched()
     scenes = list(itertools.islice(scenes_of(Share.EXAMINATION), args.captions))
     examined = _examine(args, deployment, scenes)
     report = {**routing.to_json(examined), "small": deployment.small, "large": deployment.large}
     print(routing.text(report))
-    if args.json:
-        write_json({**report, "machine": asdict(machine), "versions": versions(), "date": now()}, args.json)
-        print(f"report: {args.json}")
+    leave({**report, **about(machine)}, args.json)
     if args.plot:
         from underpaint.bench.cascades.routing_plot import quality_by_deferral
 

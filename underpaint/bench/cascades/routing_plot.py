@@ -8,16 +8,15 @@ from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
-from underpaint.bench.common.plots import GRID, INK, PALE, canvas, footnote, save
+from underpaint.bench.common.plots import GRID, INK, PALE, SIZE, canvas, footnote, save
 
-_SIZE = (8.0, 5.0)
 _NAMED_AT = {"oracle": 0.3, "discriminator": 0.25, "hybrid": 0.45, "router": 0.6, "random": 0.5}  # lines may coincide
 _LINES = {"oracle": PALE, "discriminator": "#c8452d", "hybrid": "#8c5fb0", "router": "#2f6fb5", "random": PALE}
 
 
 def quality_by_deferral(report: Mapping[str, Any], path: Path) -> None:
     """``report``: what ``routing.to_json`` gives."""
-    figure, axes = canvas(_SIZE, "Pictures without fault, by how many the large variant paints")
+    figure, axes = canvas(SIZE, "Pictures without fault, by how many the large variant paints")
     deferral, curves = report["deferral"], report["curves"]["faultless"]
     axes.fill_between(deferral, curves["random"], curves["oracle"], color=GRID, alpha=0.5, zorder=0)
     for name, ink in _LINES.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from underpaint.control.machine import cpu_count, cpu_model
 
-_PACKAGES = ("underpaint", "nvidia-pytriton", "onnxruntime", "numpy", "tritonclient")
+PACKAGES = ("underpaint", "nvidia-pytriton", "onnxruntime", "numpy", "tritonclient")
 _PROC_STAT = Path("/proc/stat")
 
 
@@ -33,15 +33,18 @@ class Machine:
         """This machine, watched for so many seconds."""
         return cls(cpu_model(), cpu_count(), platform.platform(), _busy_cores(watch_s))
 
+    @classmethod
+    def watched(cls) -> Machine:
+        """This machine before something is measured; where others are at work, a warning on standard error."""
+        machine = cls.here()
+        if not machine.quiet:
+            busy = f"{machine.busy_cores:g} of {machine.cores} cores are busy"
+            print(f"underpaint: warning: {busy} with other work, so the figures will say little", file=sys.stderr)
+        return machine
+
     @property
     def quiet(self) -> bool:
         return self.busy_cores < 0.1 * self.cores
-
-    def warn_if_busy(self) -> None:
-        """Say so on standard error."""
-        if not self.quiet:
-            busy = f"{self.busy_cores:g} of {self.cores} cores are busy"
-            print(f"underpaint: warning: {busy} with other work, so the figures will say little", file=sys.stderr)
 
 
 def now() -> str:
@@ -49,7 +52,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Of Python and of the packages that are installed."""
     found = {"python": platform.python_version()}
     for package in packages:

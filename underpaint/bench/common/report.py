@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from underpaint.bench.common.machine import PACKAGES, Machine, now, versions
+
+INTERRUPTED = 130  # exit code, as shells have it
 
 
 def rounded(report: Mapping[str, Any], digits: int = 4) -> dict[str, Any]:
@@ -32,6 +38,26 @@ def table(lines: Sequence[Sequence[str]]) -> str:
         "  ".join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligned, widths, strict=True))
         for line in lines
     )
+
+
+def about(machine: Machine, packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """Where, with what and when: the end of a report."""
+    return {"machine": asdict(machine), "versions": versions(packages), "date": now()}
+
+
+def leave(report: Mapping[str, Any], path: Path | None) -> None:
+    """Write it, where a file was asked for, and say so."""
+    if path is not None:
+        write_json(report, path)
+        print(f"report: {path}")
+
+
+def exit_code(cut_short: str) -> int:
+    """0, or where something cut the run short, ``INTERRUPTED``, and that on standard error."""
+    if not cut_short:
+        return 0
+    print(f"underpaint: not complete: {cut_short}", file=sys.stderr)
+    return INTERRUPTED
 
 
 def write_json(report: Mapping[str, Any], path: Path) -> None:

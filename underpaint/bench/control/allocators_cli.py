@@ -8,12 +8,11 @@ from pathlib import Path
 from statistics import median
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.common.report import about, leave, rounded, table
 from underpaint.bench.control.allocators import DEVICES, Timing, cases, decisions, time_case
 from underpaint.control.allocation import Form
-from underpaint.errors import InvalidArgument
 
 
 def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,10 +28,8 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.rounds < 1:
-        raise InvalidArgument.of("rounds", args.rounds, "1 or more")
-    machine = Machine.here()
-    machine.warn_if_busy()
+    options.at_least(args, rounds=1)
+    machine = Machine.watched()
     todo = cases()
     timings: dict[tuple[str, Form, int], Timing] = {}
     with Progress(len(todo) * decisions(args.rounds)) as progress:
@@ -40,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
             progress.doing(f"{case.allocator}, {case.form}, {case.devices}")
             timings[case.allocator, case.form, case.devices] = time_case(case, args.data, args.rounds, progress.advance)
     print(text(timings))
-    if args.json:
-        write_json(rounded(_report(timings, machine, args), 3), args.json)
-        print(f"report: {args.json}")
+    leave(rounded(_report(timings, machine, args), 3), args.json)
     return 0
 
 
@@ -81,7 +76,5 @@ def _report(
         },
         "decisions": {f"{name}, {form}, {devices}": asdict(each) for (name, form, devices), each in timings.items()},
         "configurations": "published" if args.data else "made up in the published shape",
-        "machine": asdict(machine),
-        "versions": versions(("underpaint", "highspy", "numpy")),
-        "date": now(),
+        **about(machine, ("underpaint", "highspy", "numpy")),
     }

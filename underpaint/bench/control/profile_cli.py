@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     variants = _variants(args.variants, deployment)
     output = args.output or default_store() / _FILE
     scores = load_scores(args.scores) if args.scores else None
-    Machine.here().warn_if_busy()
+    Machine.watched()
     with stage(args.url, args.model_repository) as (url, own), Client(url, timeout_s=PATIENCE_S) as client:
         client.wait_ready()
         effort = Effort(concurrencies, args.seconds, spent_by(own))
@@ -115,13 +115,12 @@ def _painter(client: Client) -> Callable[[str, str, int], np.ndarray]:
 
 
 def _variants(given: str | None, deployment: Deployment) -> list[Variant]:
-    wanted = given.split(",") if given else dict.fromkeys((deployment.small, deployment.large))
-    return [deployment.variant(name.strip()) for name in wanted]
+    wanted = options.listed(given or f"{deployment.small},{deployment.large}")
+    return [deployment.variant(name) for name in wanted]
 
 
 def _check(args: argparse.Namespace) -> Sequence[int]:
-    if not args.seconds > 0:
-        raise InvalidArgument.of("seconds", args.seconds, "above 0")
+    options.above_zero(args, "seconds")
     if args.pareto < 0 or (args.pareto and args.scores):
         raise InvalidArgument.of("pareto", args.pareto, "0 or more, and none with --scores")
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import now, versions
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.common.report import INTERRUPTED, leave, rounded, table
 from underpaint.bench.demand.traces import read_arrivals_s, read_trace, stretched
 from underpaint.control.allocation import Allocator, Fleet, Form, Reuse
 from underpaint.control.allocators import ALLOCATORS, by_name
@@ -31,7 +31,6 @@ from underpaint.control.simulation.scenario import Scenario
 from underpaint.errors import InvalidArgument
 
 _OPENING_S = 20.0  # of the trace, whose demand the first allocation is made for
-_INTERRUPTED = 130
 _EXAMPLES = """examples:
   underpaint simulate --profile hadis --trace maf_hourly_invocations.csv --low 1 --peak 64 --data data --devices 16
   underpaint simulate --profile out/profile.json --trace maf_1to8qps.txt --peak 6 --devices 1 --allocator hadis
@@ -110,10 +109,8 @@ def run(args: argparse.Namespace) -> int:
     print(text(order, results))
     for name, why in skipped.items():
         print(f"left out: {name} ({why})")
-    if args.json:
-        write_json(_report(args, order, results, skipped, complete), args.json)
-        print(f"report: {args.json}")
-    return 0 if complete else _INTERRUPTED
+    leave(_report(args, order, results, skipped, complete), args.json)
+    return 0 if complete else INTERRUPTED
 
 
 def compare(order: Order, name: str, form: Form) -> Summary:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.common.report import about, leave, rounded, table
 from underpaint.bench.control.pacing import Effort
 from underpaint.bench.control.profiling import SmallModels, measure, spent_by
 from underpaint.bench.control.validate import PERCENTILES, Comparison, Trial, compare, simulated_s, trials
@@ -63,21 +63,17 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run(args: argparse.Namespace) -> int:
     deployment = deployment_of(args.model_repository)
-    if not args.seconds > 0:
-        raise InvalidArgument.of("seconds", args.seconds, "above 0")
-    todo = trials([name.strip() for name in args.policies.split(",")], _loads(args.loads))
+    options.above_zero(args, "seconds")
+    todo = trials(options.listed(args.policies), _loads(args.loads))
     profile = Profile.load(args.profile) if args.profile else None
     for misfit in profile.misfits(deployment, machine_name()) if profile else ():
         print(f"underpaint: warning: {misfit}", file=sys.stderr)
-    machine = Machine.here()
-    machine.warn_if_busy()
+    machine = Machine.watched()
     with stage(args.url, args.model_repository) as (url, own):
         profile = profile or _profile(url, own, deployment, args.model_repository)
         found = [_try(url, trial, profile, Settings.of(deployment), args) for trial in todo]
     print(text(found))
-    if args.json:
-        write_json(rounded(_report(found, profile, machine, args)), args.json)
-        print(f"report: {args.json}")
+    leave(rounded(_report(found, profile, machine, args)), args.json)
     return 0
 
 
@@ -145,9 +141,7 @@ def _report(
         "profile": asdict(profile),
         "seconds": args.seconds,
         "seed": args.seed,
-        "machine": asdict(machine),
-        "versions": versions(),
-        "date": now(),
+        **about(machine),
     }
 
 

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import write_json
+from underpaint.bench.common.report import leave
 from underpaint.bench.denoising import denoiser, report
 from underpaint.bench.denoising.unet import BareUNet, RowShapes, candidate_setups
 from underpaint.bench.serving.site import PATIENCE_S, server
@@ -17,7 +17,7 @@ from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.deployment import Variant
-from underpaint.errors import Internal, InvalidArgument
+from underpaint.errors import Internal
 
 _MAX_ROWS = 32
 
@@ -38,16 +38,14 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.rounds < 1:
-        raise InvalidArgument.of("rounds", args.rounds, "1 or more")
+    options.at_least(args, rounds=1)
     deployment = deployment_of(args.model_repository)
     variant = deployment.variant(args.variant or deployment.large)
     job = denoiser.Job(variant.name, variant.num_inference_steps, variant.guidance_scale)
     ceiling = BareUNet(_unet(args.model_repository, variant), _row_shapes(args.model_repository, variant))
     pace = denoiser.Pace(rounds=args.rounds, served_s=args.seconds)
     setups = candidate_setups(_MAX_ROWS)
-    machine = Machine.here()
-    machine.warn_if_busy()
+    machine = Machine.watched()
     with (
         server(args.url, args.model_repository) as url,
         Client(url, timeout_s=PATIENCE_S) as client,
@@ -67,10 +65,7 @@ def run(args: argparse.Namespace) -> int:
         measured = denoiser.measure(job, paint, ceiling, setups, pace, tell)
     summary = denoiser.summarise(measured)
     print(report.text(measured, summary))
-    if args.json:
-        full = report.to_json(measured, summary, pace, machine, versions(), now())
-        write_json(full, args.json)
-        print(f"report: {args.json}")
+    leave(report.to_json(measured, summary, pace, machine), args.json)
     return 0
 
 

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.report import about
 from underpaint.bench.demand.load import rate_per_s
 from underpaint.bench.denoising.denoiser import CONCURRENCY, Measured, Pace, Summary
 from underpaint.bench.denoising.unet import Setup
 
 
-def to_json(
-    measured: Measured, summary: Summary, pace: Pace, machine: Machine, versions: Mapping[str, str], date: str
-) -> dict[str, Any]:
+def to_json(measured: Measured, summary: Summary, pace: Pace, machine: Machine) -> dict[str, Any]:
     """All there is to know of a run of ``bench denoiser``; the figures that count come first."""
     return {
         **asdict(summary),
@@ -29,9 +28,7 @@ def to_json(
         ],
         "ceiling_search_images_per_s": _by_setup(measured.search),
         "pace": asdict(pace),
-        "machine": asdict(machine),
-        "versions": dict(versions),
-        "date": date,
+        **about(machine),
     }
 
 

@@ -9,14 +9,13 @@ from dataclasses import asdict
 from urllib.parse import urlsplit
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
-from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.report import about, leave, rounded, table
 from underpaint.bench.endurance.changes import Change, Load, change_instances, change_settings
 from underpaint.bench.serving.site import PATIENCE_S, site
 from underpaint.client.prompts import PROMPTS
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
-from underpaint.errors import InvalidArgument
 from underpaint.monitor.instances import Instances
 from underpaint.monitor.settings import SettingsFile
 from underpaint.server.control import ControlClient
@@ -39,12 +38,9 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.workers < 1:
-        raise InvalidArgument.of("workers", args.workers, "1 or more")
-    if not args.hold > 0:
-        raise InvalidArgument.of("hold", args.hold, "more than 0 seconds")
-    machine, deployment = Machine.here(), deployment_of(args.model_repository)
-    machine.warn_if_busy()
+    options.at_least(args, workers=1)
+    options.above_zero(args, "hold")
+    machine, deployment = Machine.watched(), deployment_of(args.model_repository)
     with site(args.model_repository) as own, Client(own.url, timeout_s=PATIENCE_S) as client:
         settings, address = SettingsFile(own.store), urlsplit(own.http_url)
         instances = Instances(ControlClient(address.hostname or "", address.port or 0))
@@ -70,18 +66,14 @@ def run(args: argparse.Namespace) -> int:
                 *change_instances(load, give, deployment.large, args.hold, time.sleep),
             ]
     print(text(changes, load))
-    if args.json:
-        report = {
-            "requests": len(load.answers),
-            "failed": len(load.failures),
-            "changes": [rounded(asdict(change)) for change in changes],
-            "workers": args.workers,
-            "machine": asdict(machine),
-            "versions": versions(),
-            "date": now(),
-        }
-        write_json(report, args.json)
-        print(f"report: {args.json}")
+    report = {
+        "requests": len(load.answers),
+        "failed": len(load.failures),
+        "changes": [rounded(asdict(change)) for change in changes],
+        "workers": args.workers,
+        **about(machine),
+    }
+    leave(report, args.json)
     for failure in load.failures[:5]:
         print(f"underpaint: failed: {failure}", file=sys.stderr)
     return 1 if load.failures else 0

@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.common.report import about, leave, rounded, table
 from underpaint.bench.demand.open_loop import Reply, open_loop
 from underpaint.bench.demand.served import Account
 from underpaint.bench.demand.workload import workload
@@ -31,7 +31,7 @@ from underpaint.bench.serving.site import PATIENCE_S
 from underpaint.client.async_client import AsyncClient
 from underpaint.client.sync_client import Client
 from underpaint.control.profile import Profile
-from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.errors import Unavailable
 
 _LOOK_EVERY_S = 10.0
 _WAVE_S = 120.0
@@ -57,8 +57,7 @@ def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def run(args: argparse.Namespace) -> int:
-    if not args.minutes > 0:
-        raise InvalidArgument.of("minutes", args.minutes, "above 0")
+    options.above_zero(args, "minutes")
     profile, machine = Profile.load(args.profile), Machine.here()
     most_per_s = 1 / profile.heaviest.work_s
     plan = waves(_LOW * most_per_s, _HIGH * most_per_s, _WAVE_S, 60 * args.minutes)
@@ -75,20 +74,16 @@ def run(args: argparse.Namespace) -> int:
     print(f"{soaked.requests} requests, {soaked.failed} failed, {soaked.unanswered} unanswered")
     again = "never" if kill.decided_again_s is None else f"after {kill.decided_again_s:.1f} s"
     print(f"{len(decided_s)} decisions; monitor killed at {kill.at_s:.0f} s, the next one {again}")
-    if args.json:
-        report = {
-            "requests": asdict(soaked),
-            "kill": asdict(kill),
-            "decisions": len(decided_s),
-            "processes": {name: asdict(each) for name, each in grown.items()},
-            "demand_per_s": [min(plan.rates_per_s), max(plan.rates_per_s)],
-            "minutes": args.minutes,
-            "machine": asdict(machine),
-            "versions": versions(),
-            "date": now(),
-        }
-        write_json(rounded(report), args.json)
-        print(f"report: {args.json}")
+    report = {
+        "requests": asdict(soaked),
+        "kill": asdict(kill),
+        "decisions": len(decided_s),
+        "processes": {name: asdict(each) for name, each in grown.items()},
+        "demand_per_s": [min(plan.rates_per_s), max(plan.rates_per_s)],
+        "minutes": args.minutes,
+        **about(machine),
+    }
+    leave(rounded(report), args.json)
     return 0
 
 

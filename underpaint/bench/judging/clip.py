@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
+from underpaint.bench.common.progress import Progress
 from underpaint.errors import InvalidArgument
 
 _BATCH = 64
@@ -53,5 +53,9 @@ def _session(path: Path) -> ort.InferenceSession:
 
 
 def _in_batches(rows: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], what: str) -> Embeddings:
-    starts = tqdm(range(0, len(rows), _BATCH), desc=f"embedding {what}", disable=None, leave=False)
-    return np.concatenate([embed(rows[start : start + _BATCH]) for start in starts])
+    found = []
+    with Progress(len(rows), doing=f"embedding {what}") as progress:
+        for start in range(0, len(rows), _BATCH):
+            found.append(embed(rows[start : start + _BATCH]))
+            progress.advance(len(found[-1]))
+    return np.concatenate(found)

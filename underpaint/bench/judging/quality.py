@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
+from underpaint.bench.common.progress import Progress
 from underpaint.bench.demand.served import Served
 from underpaint.bench.demand.workload import WorkItem
 from underpaint.bench.judging.frechet import Gaussian, frechet_distance
@@ -144,10 +144,11 @@ def unread(gallery: Gallery, embedder: Embedder | None) -> Judged:
 def read_all(pictures: np.ndarray, scenes: Sequence[Scene], name: str) -> list[Verdict]:
     """What the judge says of pictures, uint8 [N, 64, 64, 3], with a progress bar: it reads some 60 a second."""
     verdicts: list[Verdict] = []
-    with tqdm(total=len(scenes), desc=f"judging {name}", unit="picture", disable=None, leave=False) as bar:
+    with Progress(len(scenes), "picture", f"judging {name}") as progress:
         for start in range(0, len(scenes), _BATCH):
-            verdicts += judge(pictures[start : start + _BATCH], scenes[start : start + _BATCH])
-            bar.update(len(verdicts) - bar.n)
+            some = judge(pictures[start : start + _BATCH], scenes[start : start + _BATCH])
+            verdicts += some
+            progress.advance(len(some))
     return verdicts
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from underpaint.bench.common import options
-from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress
-from underpaint.bench.common.report import write_json
+from underpaint.bench.common.report import about, leave
 from underpaint.bench.demand.load import work_off
 from underpaint.bench.judging.clip import Clip
 from underpaint.bench.judging.flops import VariantCost
@@ -35,7 +35,6 @@ from underpaint.client.contact_sheet import Row, contact_sheet
 from underpaint.client.serving import deployment_of
 from underpaint.client.sync_client import Client
 from underpaint.deployment import Deployment
-from underpaint.errors import InvalidArgument
 
 _CONCURRENCY = 16
 _LONE_REQUESTS = 12
@@ -58,10 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.captions < 2:
-        raise InvalidArgument.of("captions", args.captions, "2 or more")
-    if args.curve < 0:
-        raise InvalidArgument.of("curve", args.curve, "0 or more")
+    options.at_least(args, captions=2, curve=0)
     size = Size(args.captions, max(2, args.captions // 2), min(args.curve, args.captions))
     repository, deployment = args.model_repository, deployment_of(args.model_repository)
     clip = Clip(repository, deployment.family)
@@ -72,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
     reports = _measure_variants(args, deployment, clip, size)
     print(_text(judge, retrieval, reports))
     report = _json(judge, retrieval, reports, size)
-    if args.json:
-        write_json(report, args.json)
-        print(f"report: {args.json}")
+    leave(report, args.json)
     if args.out:
         _draw(args.out, reports, size)
     return 0
@@ -130,9 +124,7 @@ def _json(judge: JudgeReport, retrieval: ClipReport, reports: dict[str, VariantR
         "retrieval_order_agreement": round(retrieval.order_agreement, 4),
         "variants": {name: report.to_json() for name, report in reports.items()},
         "captions": asdict(size),
-        "machine": asdict(Machine.here()),
-        "versions": versions(),
-        "date": now(),
+        **about(Machine.here()),
     }
 
 
@@ -157,7 +149,7 @@ def _text(judge: JudgeReport, retrieval: ClipReport, reports: dict[str, VariantR
 
 
 def _draw(folder: Path, reports: dict[str, VariantReport], size: Size) -> None:
-    from underpaint.bench.common.plots import step_curves  # matplotlib only where it is asked for
+    from underpaint.bench.models.plot import step_curves  # matplotlib only where it is asked for
 
     folder.mkdir(parents=True, exist_ok=True)
     scenes = scenes_of(size)[0][:_SHEET]

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from tqdm import tqdm
-
 from underpaint.bench.common.patience import insist
 from underpaint.bench.common.processor import Seconds
+from underpaint.bench.common.progress import Progress
 from underpaint.bench.demand.load import work_off
 from underpaint.bench.demand.workload import WorkItem, workload
 from underpaint.bench.judging.clip import Clip
@@ -159,14 +158,14 @@ def _contest(order: Order, paint: Paint, prepare: _Preparation, processor: Calla
     policies = {entrant.name: entrant.policy for entrant in order.entrants}
     warmed = [entrant.name for entrant in order.entrants if uses_cache(entrant.policy)]
     total = len(warmed) * len(ahead) + images_in_all(names, len(counted), order.pace)
-    with tqdm(total=total, unit="picture", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True) as bar:
+    with Progress(total, "picture") as progress:
 
         def paint_by_name(name: str, item: WorkItem) -> Picture:
             return paint(policies.get(name, name), name, item)
 
         def tell(name: str) -> None:
-            bar.set_description(name, refresh=False)
-            bar.update()
+            progress.doing(name)
+            progress.advance()
 
         for name in warmed:
             prepare(name, Contest(names))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import Machine, now, versions
+from underpaint.bench.common.report import INTERRUPTED, exit_code
 from underpaint.bench.serving.site import needs_extra
 from underpaint.errors import InvalidArgument
 from underpaint.policies import POLICIES, Calibration, by_name
@@ -23,7 +24,6 @@ _EXAMPLES = """examples:
   underpaint bench policies --policies modm,small,random-mix,random-source,retrieval --requests 1000 --out out/controls
   underpaint bench policies --policies modm,small --calibration a95.json --calibration a98.json --out out/frontier
 """
-_INTERRUPTED = 130
 
 
 def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,36 +70,30 @@ def run(args: argparse.Namespace) -> int:
         from underpaint.bench.policies import report
         from underpaint.bench.policies.arena import Arena, Order, entrants
         from underpaint.bench.policies.contest import Pace
-    arena, machine = Arena.open(args.model_repository), Machine.here()
-    machine.warn_if_busy()
+    arena, machine = Arena.open(args.model_repository), Machine.watched()
     entered = tuple(entrants(policies, calibrations))
     order = Order(entered, args.requests, args.seed, args.warm, Pace(concurrency=args.concurrency), args.url)
     match = arena.play(order)
     if not match.results:
         print(f"underpaint: nothing to report: {match.contest.cut_short}", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     print(report.text(match.results))
     asked = _asked(args, policies, order.pace)
     record = report.Record(match, {entrant.name: entrant for entrant in entered}, asked, machine)
     report.write(record, args.out)
     print(f"results, plots and contact sheets: {args.out}")
-    if match.contest.cut_short:
-        print(f"underpaint: not complete: {match.contest.cut_short}", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+    return exit_code(match.contest.cut_short)
 
 
 def _policies(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = options.listed(text)
     for name in names:
         by_name(name)
     return names
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, least in (("requests", 1), ("warm", 0), ("concurrency", 1)):
-        if getattr(args, name) < least:
-            raise InvalidArgument.of(name, getattr(args, name), f"{least} or more")
+    options.at_least(args, requests=1, warm=0, concurrency=1)
     if args.url and args.calibration:
         raise InvalidArgument.of(
             "calibration", str(args.calibration[0]), "only without --url: it takes a server of its own"

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from underpaint.bench.common import plots
 from underpaint.bench.common.machine import Machine
+from underpaint.bench.common.plots import latency_cdf
 from underpaint.bench.common.report import rounded, table, write_json
+from underpaint.bench.policies import plots
 from underpaint.bench.policies.arena import Entrant, Match
 from underpaint.bench.policies.contest import VANILLA
 from underpaint.bench.policies.results import PolicyResult
@@ -126,7 +127,7 @@ def _plot(record: Record, out: Path) -> None:
     measured = record.match.results
     main = {name: record.match.contest.images_of(name) for name in measured if name == record.policy(name)}
     plots.throughput_bars([_bar(name, measured[name]) for name in main], out / "throughput.png")
-    plots.latency_cdf(
+    latency_cdf(
         {name: [each.latency_s for each in own] for name, own in main.items()},
         out / "latency.png",
         f"{record.asked['concurrency']} requests at a time",
