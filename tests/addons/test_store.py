@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from tests.addons.making import LAYOUTS, factors, lora_file
 from underpaint.addons.location import lora_sources
 from underpaint.addons.sources import Limits, names
 from underpaint.addons.store import LoraStore
-from underpaint.errors import InvalidArgument, NotFound, Unavailable
+from underpaint.errors import InvalidArgument, NotFound
 
 PATIENCE_S = 20.0
 
@@ -142,52 +140,3 @@ def test_the_environment_names_other_sources(tmp_path: Path, monkeypatch: pytest
     assert lora_sources(tmp_path / "model_repository") == (str(tmp_path / "addons" / "lora"),)
     monkeypatch.setenv("UNDERPAINT_LORAS", "/a  http://b/c")
     assert lora_sources(tmp_path) == ("/a", "http://b/c")
-
-
-class _Remote(BaseHTTPRequestHandler):
-    """Serves ``night``; cuts ``half`` off in the middle; never ends ``slow``."""
-
-    whole = lora_file(factors())
-    patience = threading.Event()
-
-    def do_GET(self) -> None:
-        name = Path(self.path).stem
-        if name not in ("night", "half", "slow"):
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.whole)))
-        self.end_headers()
-        self.wfile.write(self.whole if name == "night" else self.whole[: len(self.whole) // 2])
-        if name == "slow":
-            self.wfile.flush()
-            self.patience.wait(PATIENCE_S)
-
-    def do_HEAD(self) -> None:
-        self.send_response(200 if Path(self.path).stem in ("night", "half", "slow") else 404)
-        self.send_header("Content-Length", str(len(self.whole)))
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def test_files_come_over_http_or_fail_in_time() -> None:
-    pytest.importorskip("fsspec")
-    pytest.importorskip("aiohttp")
-    server = HTTPServer(("127.0.0.1", 0), _Remote)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    store = store_of(f"http://127.0.0.1:{server.server_port}/loras", limits=Limits(timeout_s=1.0))
-    try:
-        assert store.load("night").result(PATIENCE_S).rank == 2
-        with pytest.raises(NotFound):
-            store.load("day").result(PATIENCE_S)
-        for name in ("half", "slow"):
-            with pytest.raises((Unavailable, InvalidArgument), match=name):
-                store.load(name).result(PATIENCE_S)
-        small = store_of(f"http://127.0.0.1:{server.server_port}/loras", limits=Limits(max_bytes=100))
-        with pytest.raises(InvalidArgument, match="too large"):
-            small.load("night").result(PATIENCE_S)
-    finally:
-        _Remote.patience.set()
-        server.shutdown()

@@ -40,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing = actions.add_parser("list", help="those in the store, and whether they are sound")
     listing.add_argument("--json", action="store_true", help="as JSON")
     adding = actions.add_parser("add", help="check a file of diffusers, PEFT or Kohya, and put it into the store")
-    adding.add_argument("file", help="a path, or a URL that fsspec can open")
+    adding.add_argument("file", help="a path, a URL that fsspec can open, or hf://ORG/REPO, a repository of the hub")
     adding.add_argument("--name", help="default: that of the file")
     adding.add_argument("--replace", action="store_true", help="even if there is one of that name")
     adding.add_argument("--max-mb", type=float, default=1024.0, help="the largest file to take (default: 1024)")
@@ -126,7 +126,7 @@ def _file(args: argparse.Namespace, name: str) -> File:
     """What is to be added, with PEFT's config where it lies beside it."""
     limits = Limits(int(args.max_mb * 2**20), args.timeout_s)
     if "://" in args.file:
-        return File(download(name, args.file, limits))
+        return download(name, args.file, limits)
     path = Path(args.file)
     if not path.is_file():
         raise NotFound(f"lora: there is no file {path}")

@@ -1,4 +1,4 @@
-"""Where LoRA files come from: folders, and whatever fsspec can open (http, s3, gs …).
+"""Where LoRA files come from: folders, and whatever fsspec can open (http, s3, gs …, and the hub as ``hf://``).
 
 Which sources there are is the operator's choice; a request only names a LoRA, ``<source>/<name>.safetensors``, and a
 name can lead nowhere else.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +19,8 @@ from underpaint.errors import InvalidArgument, NotFound, Unavailable, Underpaint
 from underpaint.wishes import check_lora_name
 
 SUFFIX = ".safetensors"
+_PEFTS = "adapter_model"  # what PEFT calls a file, whose config lies beside it under another name
+_USUAL = ("pytorch_lora_weights", _PEFTS)  # what diffusers and PEFT call the one LoRA of a repository
 _CHUNK = 1 << 20
 
 
@@ -93,39 +97,83 @@ def _from_folder(name: str, folder: Path, limits: Limits) -> File | None:
 
 def read_adapter_config(path: Path) -> Mapping[str, Any]:
     """PEFT's ``adapter_config.json``. Raises InvalidArgument for what is none."""
+    return _parsed(str(path), path.read_bytes())
+
+
+def _parsed(where: str, content: bytes) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(content)
     except ValueError as error:
-        raise InvalidArgument.of(str(path), f"no JSON ({error})", "PEFT's adapter_config.json") from None
+        raise InvalidArgument.of(where, f"no JSON ({error})", "PEFT's adapter_config.json") from None
     if not isinstance(config, dict):
-        raise InvalidArgument.of(str(path), type(config).__name__, "a JSON object, as PEFT's adapter_config.json")
+        raise InvalidArgument.of(where, type(config).__name__, "a JSON object, as PEFT's adapter_config.json")
     return config
 
 
 def _from_url(name: str, source: str, limits: Limits) -> File | None:
+    place = f"{source.rstrip('/')}/{name}"
     try:
-        return File(download(name, f"{source.rstrip('/')}/{name}{SUFFIX}", limits))
+        content = _download(name, f"{place}{SUFFIX}", limits)
+    except NotFound:
+        return None
+    return File(content, _config_at(name, f"{place}.json", limits))
+
+
+def download(name: str, url: str, limits: Limits) -> File:
+    """The LoRA at a URL of any protocol that fsspec knows, or in a repository of the hub, ``hf://ORG/REPO``.
+
+    Raises as ``fetch`` does, and InvalidArgument where a repository does not tell which file is meant.
+    """
+    if url.startswith("hf://") and not url.endswith(SUFFIX):
+        url = _only_one_in(url)
+    folder, _, file = url.rpartition("/")
+    content = _download(name, url, limits)
+    return File(content, _config_at(name, f"{folder}/adapter_config.json", limits) if file.startswith(_PEFTS) else None)
+
+
+def _only_one_in(repository: str) -> str:
+    """The URL of the LoRA in a repository of the hub: the only one, or the one that is called as usual."""
+    with _opening(repository) as fsspec:
+        found = [Path(path).stem for path in fsspec.filesystem("hf").glob(f"{repository}/*{SUFFIX}")]
+    name = found[0] if len(found) == 1 else next((usual for usual in _USUAL if usual in found), None)
+    if name is None:
+        files = ", ".join(f"{repository}/{each}{SUFFIX}" for each in sorted(found))
+        raise InvalidArgument.of("file", repository, f"a repository with a LoRA, or one of {files or 'its files'}")
+    return f"{repository}/{name}{SUFFIX}"
+
+
+def _config_at(name: str, url: str, limits: Limits) -> Mapping[str, Any] | None:
+    try:
+        return _parsed(url, _download(name, url, limits))
     except NotFound:
         return None
 
 
-def download(name: str, url: str, limits: Limits) -> bytes:
-    """What lies at a URL of any protocol that fsspec knows. Raises as ``fetch`` does."""
+def _download(name: str, url: str, limits: Limits) -> bytes:
+    with _opening(url) as fsspec:
+        options = {"client_kwargs": {"timeout": _http_timeout(limits)}} if url.startswith("http") else {}
+        with fsspec.open(url, "rb", block_size=0 if options else None, **options) as file:
+            return _read(name, file, limits)
+
+
+@contextmanager
+def _opening(url: str) -> Iterator[Any]:
+    """fsspec, and what it and its plug-ins say, as errors of ours."""
     try:
         import fsspec
     except ModuleNotFoundError:
         raise Unsupported(f"lora: {url} needs fsspec: pip install 'underpaint[remote]'") from None
-    options = {"client_kwargs": {"timeout": _http_timeout(limits)}} if url.startswith("http") else {}
     try:
-        with fsspec.open(url, "rb", block_size=0 if options else None, **options) as file:
-            return _read(name, file, limits)
-    except FileNotFoundError:
-        raise NotFound(f"lora: there is nothing at {url}") from None
+        yield fsspec
+    except (FileNotFoundError, PermissionError):  # who may not list a bucket is refused what is not in it
+        raise NotFound(f"lora: there is nothing at {url} that can be read") from None
     except UnderpaintError:
         raise
     except (ImportError, ValueError) as error:  # no such protocol, or its plug-in is missing
         raise Unsupported(f"lora: {url} cannot be opened: {error}") from None
     except Exception as error:  # every plug-in has errors of its own
+        if getattr(error, "status", None) == HTTPStatus.FORBIDDEN:
+            raise NotFound(f"lora: there is nothing at {url} that can be read") from None
         raise Unavailable(f"lora: {url} could not be read: {type(error).__name__}: {error}") from None
 
 
