@@ -18,7 +18,8 @@ from underpaint.control.allocators.hadis import Hadis
 from underpaint.control.allocators.modm import Mode, Modm, Work, throughput_target
 from underpaint.control.allocators.proteus import Proteus
 from underpaint.control.allocators.static import Static
-from underpaint.control.profile import Cascade, Costs, Latency, Mix, Profile, VariantProfile
+from underpaint.control.curves import Cascade, Mix
+from underpaint.control.profile import Costs, Latency, Profile, VariantProfile
 from underpaint.control.published import published
 from underpaint.errors import InvalidArgument
 

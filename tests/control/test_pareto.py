@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from underpaint.control.curves import Cascade
 from underpaint.control.pareto import Paired, configurations, expected_s, front, mix
-from underpaint.control.profile import Cascade, Latency, VariantProfile
+from underpaint.control.profile import Latency, VariantProfile
 from underpaint.errors import InvalidArgument
 
 SMALL, LARGE = VariantProfile("s", 4, (Latency(1, 1.0),)), VariantProfile("l", 50, (Latency(1, 4.0),))

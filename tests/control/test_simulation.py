@@ -10,8 +10,9 @@ import pytest
 from tests.control.artifacts import DATA, needs_data
 from underpaint.control.allocation import Allocation, Allocator, Fleet, Form, Load, Reuse
 from underpaint.control.allocators import ALLOCATORS, by_name
+from underpaint.control.curves import Cascade, Mix
 from underpaint.control.demand import OURS
-from underpaint.control.profile import Cascade, Costs, Latency, Mix, Profile, VariantProfile
+from underpaint.control.profile import Costs, Latency, Profile, VariantProfile
 from underpaint.control.published import published
 from underpaint.control.simulation.clock import Clock
 from underpaint.control.simulation.decisions import Decision

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from underpaint.control.profile import Cascade, Mix, VariantProfile
+from underpaint.control.curves import Cascade, Mix
+from underpaint.control.profile import VariantProfile
 from underpaint.errors import InvalidArgument
 
 SHARES = tuple(round(0.05 * each, 2) for each in range(21))

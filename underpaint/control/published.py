@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from underpaint.control.profile import Cascade, Costs, Deferral, Latency, Mix, Profile, VariantProfile
+from underpaint.control.curves import Cascade, Deferral, Mix
+from underpaint.control.profile import Costs, Latency, Profile, VariantProfile
 from underpaint.errors import InvalidArgument, NotFound
 
 BATCHES = (1, 2, 4, 8, 16, 32)

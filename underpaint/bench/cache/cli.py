@@ -13,19 +13,10 @@ from typing import Any
 
 from underpaint.bench.cache import words
 from underpaint.bench.cache.kills import kill_rounds
-from underpaint.bench.cache.lookups import (
-    INSERTS,
-    LOOKUPS,
-    QUERIES,
-    SCOPES,
-    CacheFigures,
-    Job,
-    ServedFigures,
-    measure,
-    measure_served,
-)
+from underpaint.bench.cache.lookups import CacheFigures, ServedFigures, measure, measure_served
 from underpaint.bench.cache.served import served_cache
 from underpaint.bench.cache.sizes import Served, replay
+from underpaint.bench.cache.stored import INSERTS, LOOKUPS, QUERIES, SCOPES, Job
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import Machine
 from underpaint.bench.common.progress import Progress

@@ -11,7 +11,8 @@ from statistics import median
 from underpaint.control.allocation import Allocation, Allocator, Fleet, Form, Load
 from underpaint.control.allocators.diffserve import Diffserve
 from underpaint.control.allocators.hadis import Hadis
-from underpaint.control.profile import Cascade, Profile, VariantProfile
+from underpaint.control.curves import Cascade
+from underpaint.control.profile import Profile, VariantProfile
 from underpaint.control.published import published
 
 DEVICES = (16, 128)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from underpaint.control.allocation import Allocation, Allocator, Fleet, Form, Load
 from underpaint.control.allocators import splits
 from underpaint.control.allocators.cascade import Batch, Option, Problem, Stage, solve
-from underpaint.control.profile import Cascade, Profile, VariantProfile
+from underpaint.control.curves import Cascade
+from underpaint.control.profile import Profile, VariantProfile
 from underpaint.errors import InvalidArgument
 
 _INFEASIBLE_BATCH = 16  # as in HADIS' port; DiffServe's own planner dies of an infeasible problem

@@ -9,7 +9,8 @@ from underpaint.control.allocation import Allocation, Allocator, Fleet, Form, Lo
 from underpaint.control.allocators import splits
 from underpaint.control.allocators.cascade import Choice, Option, Problem, solve
 from underpaint.control.allocators.diffserve import as_measured
-from underpaint.control.profile import Cascade, Profile
+from underpaint.control.curves import Cascade
+from underpaint.control.profile import Profile
 from underpaint.errors import InvalidArgument
 
 

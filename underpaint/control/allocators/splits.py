@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 
 from underpaint.control.allocation import Allocation, Fleet, Load
 from underpaint.control.allocators.cascade import Batch, Choice, Option, Problem, Stage, solve, spread
-from underpaint.control.profile import Cascade, Profile, VariantProfile
+from underpaint.control.curves import Cascade
+from underpaint.control.profile import Profile, VariantProfile
 
 UTILISATION = 0.9
 HYSTERESIS = 0.15  # how much more demand an allocation with better images must bear

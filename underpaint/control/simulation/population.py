@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from underpaint.control.allocation import Reuse
-from underpaint.control.profile import Deferral, Profile
+from underpaint.control.curves import Deferral
+from underpaint.control.profile import Profile
 from underpaint.control.published import confidences, hadis_confidences
 from underpaint.errors import InvalidArgument, NotFound
 

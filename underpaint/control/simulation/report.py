@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from underpaint.control.profile import Cascade, Profile, interpolate
+from underpaint.control.curves import Cascade, interpolate
+from underpaint.control.profile import Profile
 from underpaint.control.simulation.jobs import Job
 from underpaint.control.simulation.population import Population
 from underpaint.control.simulation.scenario import Run
