@@ -85,6 +85,14 @@ def changed(folder: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+def without_sense(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def of_another_kind(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
 def without_weights(folder: Path) -> None:
     (folder / "diffusion_pytorch_model.safetensors").unlink()
 
@@ -94,7 +102,9 @@ def without_weights(folder: Path) -> None:
     [
         (damaged, "that diffusers can load"),
         (not_finite, "not finite"),
-        (of_another_shape, "for tiny-l"),
+        (of_another_shape, "got 'layers_per_block (2, 2)'; allowed: layers_per_block (1, 1) for tiny-l"),
+        (without_sense, "the config.json of a ControlNetModel"),
+        (of_another_kind, "the config.json of a ControlNetModel"),
         (of_another_class, "T2IAdapter, not a ControlNetModel"),
         (without_weights, "there is no diffusion_pytorch_model.safetensors"),
     ],

@@ -17,6 +17,14 @@ from underpaint.cache.location import default_store
 from underpaint.cache.store import Store
 from underpaint.images import read_metadata
 
+METADATA = {
+    "scheduler": "ddim",
+    "seed": 9,
+    "negative_prompt": "",
+    "negative_prompt_of_some_length": "none",
+    "loras": [{"name": "palette"}],
+}
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -26,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for number in range(3):
             cache.insert(entry(number, "acme" if number else "default", prompt=f"picture {number}\nof a circle"))
         cache.fetch_image(2)
-        cache.insert(entry(9, "acme", steps=(), source=2, generation=1, metadata={"scheduler": "ddim"}))
+        cache.insert(entry(9, "acme", steps=(), source=2, generation=1, metadata=METADATA))
     return folder
 
 
@@ -68,13 +76,16 @@ def test_list(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_long_prompts_end_at_the_edge_of_the_terminal(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
     with ImageCache(folder) as cache:
         cache.insert(entry(5, prompt="very " * 100 + "long"))
+    monkeypatch.setenv("COLUMNS", "100")
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) == 100
     assert lines[1].endswith("…")
+    monkeypatch.delenv("COLUMNS")
+    assert run("list") == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("very long"), "there is no terminal here"
 
 
 def test_show(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,14 +96,17 @@ def test_show(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "entry +4",
         "generation +1, from entry 2",
         "latents +none of 50 steps",
+        "negative_prompt_of_some_length  none",
         "scheduler +ddim",
+        r'loras +\[{"name": "palette"}\]',
         f"image +{png}",
     ):
         assert re.search(f"^{line}$", out, re.MULTILINE), line
+    assert len(re.findall("^seed|^negative_prompt  ", out, re.MULTILINE)) == 0, "said before, or nothing to say"
     assert np.array_equal(np.asarray(Image.open(png)), entry(9).image)
     assert read_metadata(png.read_bytes())["seed"] == 9
     assert run("show", "4", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["metadata"] == {"scheduler": "ddim"}
+    assert json.loads(capsys.readouterr().out)["metadata"] == METADATA
 
 
 def test_pins_stay(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ import pytest
 from tests.client.fake_transport import an_outcome
 from underpaint.cli import main
 from underpaint.client import cli
-from underpaint.client.generate_command import plan_orders
+from underpaint.client.generate_command import plan_orders, steps_told
 from underpaint.client.pictures import Picture
 from underpaint.errors import InvalidArgument
+from underpaint.front_door.outcome import ControlNetUse, LoraUse, Source
 from underpaint.policies import POLICIES
 from underpaint.requests import GenerateRequest
 
@@ -121,3 +122,11 @@ def test_inspect_what_is_no_picture_of_ours(capsys: pytest.CaptureFixture[str], 
     assert main(["inspect", str(tmp_path / "y.png")]) == 2
     said = capsys.readouterr().err
     assert "allowed: a PNG file" in said and "No such file" in said
+
+
+def test_a_line_tells_what_was_spared_and_what_acted() -> None:
+    assert steps_told(an_outcome(steps_run=25)) == "25 steps"
+    source = Source(3, 0.99, 20, "a circle", "tiny-l", 4)
+    loras = (LoraUse("palette", 0.8, 5), LoraUse("gone", 1.0, None))
+    outcome = an_outcome(steps_run=5, source=source, loras=loras, controlnets=(ControlNetUse("layout", 1.0, 2),))
+    assert steps_told(outcome) == "5 of 25 steps, from entry 3, palette from step 5, layout in 2"

@@ -19,6 +19,7 @@ from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
 from underpaint.wishes import check_lora_name
 
 _UNET = "_unet"
+_ABOUT = "The LoRAs that requests can name. What is added is checked: whom it fits, and that its numbers are sound."
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Description:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("lora", help="list, add and remove LoRAs", description=__doc__)
+    parser = subparsers.add_parser("lora", help="list, add and remove LoRAs", description=_ABOUT)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="those in the store, and whether they are sound")
     listing.add_argument("--json", action="store_true", help="as JSON")

@@ -35,15 +35,28 @@ class EncoderShape:
         return cls(config["in_channels"], config["cross_attention_dim"], channels, each)
 
     @classmethod
+    def read(cls, path: Path) -> EncoderShape:
+        """From such a file. Raises InvalidArgument for what is none."""
+        try:
+            return cls.of(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            allowed = "the config.json of a ControlNetModel or a UNet2DConditionModel"
+            raise InvalidArgument.of(str(path), f"{type(error).__name__}: {error}", allowed) from None
+
+    @classmethod
     def load(cls, folder: Path) -> EncoderShape:
         """The shape of the ControlNets that a UNet's decoder takes, beside it. Raises NotFound where it takes none."""
         path = folder / FILE_NAME
         if not path.is_file():
             raise NotFound(f"{path} is missing: export the variant with the halves of its UNet, or fetch it whole")
-        return cls.of(json.loads(path.read_text()))
+        return cls.read(path)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self)) + "\n"
+
+    def unlike(self, other: EncoderShape) -> str:
+        """What of it another has differently."""
+        return ", ".join(f"{name} {value}" for name, value in vars(self).items() if value != getattr(other, name))
 
     @property
     def skips(self) -> tuple[tuple[int, int], ...]:

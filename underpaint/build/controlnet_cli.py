@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from underpaint.addons.residuals import EncoderShape
 from underpaint.build.controlnet_configs import PREFIX, Controlled, controlnet
@@ -28,6 +27,7 @@ from underpaint.wishes import check_controlnet_name
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _GRAPH = "model.onnx"
+_ABOUT = "The ControlNets that requests can name: models of the repository, which a running server finds at once."
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Description:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser("controlnet", help="list, add and remove ControlNets", description=__doc__)
+    parser = subparsers.add_parser("controlnet", help="list, add and remove ControlNets", description=_ABOUT)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="those in the model repository, and for which variants they are")
     listing.add_argument("--json", action="store_true", help="as JSON")
@@ -81,7 +81,7 @@ def _add(args: argparse.Namespace) -> int:
     if place.exists() and not args.replace:
         raise InvalidArgument.of("name", name, f"one that is not in {repository} yet, or --replace")
     bases = _bases(args.family, repository)
-    base = _fitting(name, _config(args.folder), bases, repository)[0]
+    base = _fitting(name, _shape(args.folder), bases, repository)[0]
     with _finished_or_gone(repository, place) as unfinished:
         _export(args.folder, unfinished / "1", bases[base])
         text = mc.to_text(controlnet(place.name, bases[base], repository))
@@ -110,25 +110,27 @@ def _bases(family: str, repository: Path) -> dict[str, Controlled]:
     return {name: base for name, base in bases.items() if (repository / base.unet).is_dir()}
 
 
-def _fitting(name: str, config: Mapping[str, Any], bases: Mapping[str, Controlled], repository: Path) -> list[str]:
+def _fitting(name: str, shape: EncoderShape, bases: Mapping[str, Controlled], repository: Path) -> list[str]:
     """The variants that a ControlNet fits. Raises InvalidArgument where it fits none."""
-    shape = EncoderShape.of(config)
     shapes = {base: EncoderShape.load(repository / each.unet / "1") for base, each in bases.items()}
     fitting = [base for base, wanted in shapes.items() if wanted == shape]
     if not fitting:
-        allowed = "; ".join(f"{wanted} for {base}" for base, wanted in shapes.items())
-        raise InvalidArgument.of(f"ControlNet {name}", shape, allowed)
+        given = "; ".join(sorted({shape.unlike(wanted) for wanted in shapes.values()}))
+        allowed = "; ".join(f"{wanted.unlike(shape)} for {base}" for base, wanted in shapes.items())
+        raise InvalidArgument.of(f"ControlNet {name}", given, allowed)
     return fitting
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _shape(folder: Path) -> EncoderShape:
+    """Of the ControlNetModel in a folder. Raises NotFound, Unsupported and InvalidArgument for what is none."""
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise NotFound(f"controlnet: there is no {name} in {folder}")
-    config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
-    if config.get("_class_name") != "ControlNetModel":
-        raise Unsupported(f"controlnet: {folder} holds a {config.get('_class_name')}, not a ControlNetModel")
-    return config
+    shape = EncoderShape.read(folder / _CONFIG)
+    held = json.loads((folder / _CONFIG).read_text()).get("_class_name")
+    if held != "ControlNetModel":
+        raise Unsupported(f"controlnet: {folder} holds a {held}, not a ControlNetModel")
+    return shape
 
 
 def _export(folder: Path, out: Path, base: Controlled) -> None:
@@ -167,8 +169,8 @@ def _describe(folder: Path, bases: Mapping[str, Controlled], repository: Path) -
     name, version = folder.name.removeprefix(PREFIX), folder / "1"
     size = sum(path.stat().st_size for path in version.glob("*.safetensors"))
     try:
-        fitting = _fitting(name, json.loads((version / _CONFIG).read_text()), bases, repository)
-    except (InvalidArgument, KeyError, ValueError) as error:
+        fitting = _fitting(name, EncoderShape.read(version / _CONFIG), bases, repository)
+    except InvalidArgument as error:
         return Description(name, size, (), str(error))
     if not (version / _GRAPH).is_file():
         return Description(name, size, (), f"{_GRAPH} is missing")

@@ -142,10 +142,10 @@ def run_show(args: argparse.Namespace) -> int:
             _write_png(store, entry, args.png)
     if args.json:
         return _print_json(asdict(entry))
-    for name, value in _shown(entry).items():
-        print(f"{name:<14}{value}")
-    if args.png:
-        print(f"{'image':<14}{args.png}")
+    shown = _shown(entry) | ({"image": args.png} if args.png else {})
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value}")
     return 0
 
 
@@ -249,6 +249,7 @@ def _listed(entry: StoredEntry) -> Sequence[str]:
 
 def _shown(entry: StoredEntry) -> dict[str, Any]:
     origin = f", from entry {entry.source}" if entry.source else ""
+    more = {name: value for name, value in entry.metadata.items() if name not in vars(entry) and value}
     return {
         "entry": f"{entry.entry_id}{' (pinned)' if entry.pinned else ''}",
         "prompt": entry.prompt,
@@ -260,7 +261,7 @@ def _shown(entry: StoredEntry) -> dict[str, Any]:
         "tenant": entry.tenant,
         "image scope": entry.image_scope,
         "latents scope": entry.latents_scope or "-",
-        **{str(name): value for name, value in entry.metadata.items()},
+        **{name: value if isinstance(value, str) else json.dumps(value) for name, value in more.items()},
     }
 
 

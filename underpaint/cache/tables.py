@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_NO_TERMINAL = (1_000_000, 24)  # columns and lines of a file or a pipe
+
 
 @dataclass(frozen=True)
 class Column:
@@ -17,10 +19,10 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], screen: int | None = None) -> str:
-    """The rows below their titles, no wider than ``screen`` (default: the terminal)."""
+    """The rows below their titles, no wider than ``screen`` (default: the terminal, if that is where they go)."""
     titles = [column.title for column in columns]
     widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
-    spare = (screen or shutil.get_terminal_size().columns) - sum(widths) - 2 * (len(widths) - 1)
+    spare = (screen or shutil.get_terminal_size(_NO_TERMINAL).columns) - sum(widths) - 2 * (len(widths) - 1)
     if spare < 0:
         widths = [max(len(c.title), 12, w + spare) if c.gives else w for c, w in zip(columns, widths, strict=True)]
     lines = [

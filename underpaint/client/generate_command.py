@@ -21,6 +21,7 @@ from underpaint.client.async_client import AsyncClient
 from underpaint.client.options import add_url
 from underpaint.client.pictures import Picture
 from underpaint.errors import InvalidArgument
+from underpaint.front_door.outcome import Outcome
 from underpaint.images import read_images
 from underpaint.requests import GenerateRequest, python_type
 
@@ -172,10 +173,20 @@ def _streams(url: str) -> bool:
 
 def _tell(picture: Picture, path: Path, seconds: float, as_json: bool) -> None:
     outcome = picture.outcome
-    line = f"{path}  seed {outcome.seed}  {outcome.variant}, {outcome.steps_run} steps  {seconds:.2f} s"
+    line = f"{path}  seed {outcome.seed}  {outcome.variant}, {steps_told(outcome)}  {seconds:.2f} s"
     tqdm.write(outcome.to_json() if as_json else line, file=sys.stdout)
     for warning in outcome.warnings:
         tqdm.write(f"underpaint: warning: {warning}", file=sys.stderr)
+
+
+def steps_told(outcome: Outcome) -> str:
+    """How many were run, what the others were spared by, and what acted on them."""
+    steps, source = f"{outcome.steps_run} steps", outcome.source
+    if source is not None:
+        steps = f"{outcome.steps_run} of {outcome.num_inference_steps} steps, from entry {source.entry_id}"
+    joined = [f"{use.name} from step {use.joined_at}" for use in outcome.loras if use.joined_at is not None]
+    acted = [f"{use.name} in {use.steps}" for use in outcome.controlnets]
+    return ", ".join([steps, *joined, *acted])
 
 
 class _Bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -154,8 +153,10 @@ class ControlNetService:
         if not path.is_file():
             known = sorted(each.name.removeprefix(PREFIX) for each in self._repository.glob(f"{PREFIX}*"))
             raise InvalidArgument.of("controlnet", name, ", ".join(known) or "none, since there are none")
-        if EncoderShape.of(json.loads(path.read_text())) != self._shape:
-            raise InvalidArgument.of("controlnet", name, f"one that was made for a UNet with {self._shape}")
+        shape = EncoderShape.read(path)
+        if shape != self._shape:
+            allowed = f"one for a UNet of {self._shape.unlike(shape)}; it is for one of {shape.unlike(self._shape)}"
+            raise InvalidArgument.of("controlnet", name, allowed)
 
 
 def open_controlnets(model: ModelArgs, transport: BlsTransport) -> ControlNetService | None:
