@@ -23,6 +23,8 @@ MAX_SEED = 2**63 - 1
 MAX_DEADLINE_MS = 24 * 60 * 60 * 1000  # a day; much longer ones would not fit into int64 nanoseconds
 # From the first to give way to the last: best_effort leaves half of its time to others, premium is late, not refused.
 SERVICE_CLASSES = ("best_effort", "standard", "premium")
+TENANT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+DEFAULT_TENANT = "default"
 OUTPUT_FORMATS = ("tensor", "png", "none")
 # Whether a request may start from what others left in the cache, and whether it leaves something there itself.
 # ``reproducible`` also ignores everything else that changes from one moment to the next, such as the load, when it
@@ -70,7 +72,7 @@ class GenerateRequest:
     )
     output_format: str = tensor("STRING", "tensor, png (base64) or none (only the report)", "tensor")
     # A parameter, so that a gateway can set it: Triton forwards headers as parameters (--http-header-forward-pattern).
-    tenant: str = parameter("whose cache to use; nothing is shared between tenants", "default")
+    tenant: str = parameter("whose cache to use; nothing is shared between tenants", DEFAULT_TENANT)
     controlnet_stale: bool = parameter("add what ControlNets said a step before, without waiting for them", False)
     guidance_split: bool = parameter("both halves of guidance at once, on two instances, however busy they are", False)
     previews: bool = parameter("whether generate_stream shows the image while it appears", True)
@@ -101,8 +103,7 @@ class GenerateRequest:
             raise InvalidArgument.of("output_format", self.output_format, ", ".join(OUTPUT_FORMATS))
         if self.cache not in CACHE_MODES:
             raise InvalidArgument.of("cache", self.cache, ", ".join(CACHE_MODES))
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.tenant):
-            raise InvalidArgument.of("tenant", self.tenant, "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+        check_tenant(self.tenant)
         if self.request_id is not None and not re.fullmatch(r"[\w.:@-]{1,128}", self.request_id):
             raise InvalidArgument.of("request_id", self.request_id, "1 to 128 of letters, digits and . : @ _ -")
 
@@ -182,6 +183,13 @@ def _decode(name: str, value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidArgument.of(name, value, f"UTF-8 text (byte {error.start} is not)") from None
+
+
+def check_tenant(tenant: object) -> str:
+    """The tenant, if it can be one. Raises InvalidArgument."""
+    if not isinstance(tenant, str) or not re.fullmatch(TENANT, tenant):
+        raise InvalidArgument.of("tenant", tenant, "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit")
+    return tenant
 
 
 def _check_prompt(name: str, value: str, required: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from underpaint.cache.entries import NewEntry
-from underpaint.cache.scope import DEFAULT_TENANT, ImageScope, LatentsScope
+from underpaint.cache.scope import ImageScope, LatentsScope
+from underpaint.requests import DEFAULT_TENANT
 
 DIMENSION = 16
 STEPS = (5, 10, 15)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from underpaint.cache.scope import ImageScope, LatentsScope, check_tenant, tenant_of
+from underpaint.cache.scope import ImageScope, LatentsScope, tenant_of
 from underpaint.errors import InvalidArgument
+from underpaint.requests import check_tenant
 
 IMAGE = ImageScope("acme", "e1", 64, 64, "blurry", ("lora:a:0.5", "lora:b:1"))
 LATENTS = LatentsScope("acme", "e1", "w1", "ddim", 50, 64, 64, "float32", 7.5, "blurry", ("lora:a:0.5",))
@@ -45,14 +46,14 @@ def test_the_order_of_add_ons_and_the_type_of_a_number_do_not_matter() -> None:
     assert replace(LATENTS, guidance_scale=7).key() == replace(LATENTS, guidance_scale=7.0).key()
 
 
-@pytest.mark.parametrize("tenant", ["a", "A.b_c-9", "x" * 64, ".."])
+@pytest.mark.parametrize("tenant", ["a", "A.b_c-9", "x" * 64, "9"])
 def test_a_tenant_may_be(tenant: str) -> None:
     assert check_tenant(tenant) == tenant
 
 
-@pytest.mark.parametrize("tenant", ["", "x" * 65, "a/b", "a b", "a\n", "ä", "a\x00", None, 3])
+@pytest.mark.parametrize("tenant", ["", "x" * 65, "a/b", "a b", "a\n", "ä", "a\x00", "..", "-a", None, 3])
 def test_a_tenant_may_not_be(tenant: Any) -> None:
-    with pytest.raises(InvalidArgument, match=r"tenant: got .*; allowed: 1 to 64 of the characters"):
+    with pytest.raises(InvalidArgument, match=r"tenant: got .*; allowed: 1 to 64 of "):
         check_tenant(tenant)
     if isinstance(tenant, str):
         with pytest.raises(InvalidArgument, match="tenant: got"):

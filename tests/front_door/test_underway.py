@@ -77,7 +77,7 @@ class Twice:
     def __init__(self, policy: str, settings: Settings, step_ms: float = 400.0) -> None:
         self.server = FakeServer(slow=frozenset({"big"}), cache=FakeCache())
         self.door, self._policy = open_door(self.server, settings), policy
-        self.door._costs.step("big", step_ms)
+        self.door._costs.step("big", step_ms, work_s=0.0)
 
     async def begin(self, **wishes: Any) -> None:
         self.first = self._ask("first")

@@ -22,9 +22,10 @@ from underpaint.cache.errors import CorruptFile, StoreUnavailable
 from underpaint.cache.eviction import Ageing, Evictor, Strategy, Unit
 from underpaint.cache.index import Index, NewIndex
 from underpaint.cache.reader import Vectors
-from underpaint.cache.scope import check_tenant, tenant_of
+from underpaint.cache.scope import tenant_of
 from underpaint.cache.store import Departed, Departure, Store, Use
 from underpaint.errors import InvalidArgument, NotFound, Unavailable
+from underpaint.requests import check_tenant
 
 LOG = logging.getLogger("underpaint.cache")
 

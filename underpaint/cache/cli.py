@@ -15,13 +15,14 @@ from underpaint.cache.entries import StoredEntry
 from underpaint.cache.errors import CorruptFile
 from underpaint.cache.location import default_store
 from underpaint.cache.reader import StoreReader
-from underpaint.cache.scope import check_tenant, tenant_of
+from underpaint.cache.scope import tenant_of
 from underpaint.cache.store import Departure, Store
 from underpaint.cache.tables import Column, ago, count, size, table
 from underpaint.cache.transfer import export_store, import_store
 from underpaint.cache.verify import check, mend
 from underpaint.errors import InvalidArgument, NotFound, Unavailable
 from underpaint.images import to_png
+from underpaint.requests import check_tenant
 
 _DIFFERS = 1  # exit code of ``verify --check`` where something is wrong, and of ``clear`` where somebody said no
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from underpaint.cache.scope import check_tenant, tenant_of
+from underpaint.cache.scope import tenant_of
 from underpaint.errors import InvalidArgument
+from underpaint.requests import check_tenant
 
 IMAGE = "image"  # text query against image embeddings (MoDM)
 TEXT = "text"  # text query against text embeddings (Nirvana)

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from underpaint.errors import InvalidArgument
+from underpaint.requests import TENANT, check_tenant
 
-DEFAULT_TENANT = "default"
-
-_TENANT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_KEY = re.compile(r"([A-Za-z0-9_.-]{1,64})/[0-9a-f]{16}")
+_KEY = re.compile(rf"({TENANT})/[0-9a-f]{{16}}")
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,6 @@ class LatentsScope:
     def key(self) -> str:
         """Raises InvalidArgument for a tenant that cannot be one."""
         return _key("latents", self)
-
-
-def check_tenant(tenant: object) -> str:
-    """The tenant, if it can be one. Raises InvalidArgument."""
-    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
-        raise InvalidArgument.of("tenant", tenant, "1 to 64 of the characters A-Z a-z 0-9 _ . -")
-    return tenant
 
 
 def tenant_of(key: object) -> str:

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from underpaint.errors import InvalidArgument, Unavailable
 
@@ -117,8 +117,10 @@ class StepBatcher:
         free = self._stacks * self._max_rows - sum(ticket.rows for ticket in self._in_flight.values())
         ends = accumulate(ticket.rows for ticket in queue)
         turn = sum(end <= free for end in ends)
-        first = {ticket.kin: place for place, ticket in reversed([*enumerate(queue[:turn])])}
-        return sorted(queue[:turn], key=lambda ticket: first[ticket.kin]) + queue[turn:]
+        kinds: dict[tuple[str, ...], list[Ticket]] = {}  # in the order of their first
+        for ticket in queue[:turn]:
+            kinds.setdefault(ticket.kin, []).append(ticket)
+        return [*chain.from_iterable(kinds.values()), *queue[turn:]]
 
     def _parted(self, batch: Sequence[Ticket]) -> Sequence[Ticket]:
         """Whose kin is under way in another call, and who waits for it to come back, so that from then on they go
@@ -139,8 +141,7 @@ class StepBatcher:
 
         More than one where a request under guidance would leave stacks idle: then the prompt's row and the negative
         prompt's go side by side, which halves the latency and takes nothing from anybody (others' cores are not idle,
-        see ``_fair_share``); or where one asks for it,
-        which is at the cost of the others.
+        see ``_fair_share``); or where one asks for it, which is at the cost of the others.
         """
         rows = sum(ticket.rows for ticket in batch)
         asked = 2 if any(ticket.split and ticket.rows == 2 for ticket in batch) else 1

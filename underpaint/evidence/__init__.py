@@ -102,18 +102,12 @@ class Measured:
     """What things have cost of late, in milliseconds; what has not been seen yet is missing.
 
     ``step_ms``: a denoising step, by variant; ``fetch_ms``: the slower ones (95th percentile) of latents' fetches;
-    ``around_ms``: what a painting takes besides its steps, by variant; ``work_ms``: what a step and its share of all
-    around it would take with the machine to itself, by variant.
+    ``work_ms``: what a step and its share of all around it would take with the machine to itself, by variant.
     """
 
     step_ms: Mapping[str, float] = field(default_factory=dict)
     fetch_ms: float | None = None
-    around_ms: Mapping[str, float] = field(default_factory=dict)
     work_ms: Mapping[str, float] = field(default_factory=dict)
-
-    def painting_ms(self, variant: str, steps: int) -> float:
-        """What so many steps of ``variant`` take from noise to image; 0 where that has not been seen yet."""
-        return self.step_ms.get(variant, 0.0) * steps + self.around_ms.get(variant, 0.0)
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,14 @@ class Costs:
 
     def __init__(self) -> None:
         self._steps: dict[str, deque[float]] = {}
-        self._around: dict[str, deque[float]] = {}
         self._fetches: deque[float] = deque(maxlen=_REMEMBERED)
         self.measured = Measured()
 
-    def step(self, variant: str, step_ms: float, around_ms: float = 0.0, work_s: float = 0.0) -> None:
-        """A denoising step of ``variant``, all that its painting took besides steps, and a step's work of late."""
+    def step(self, variant: str, step_ms: float, work_s: float) -> None:
+        """How long a denoising step of ``variant`` took, among others, and its work of late (see ``workload``)."""
         self.measured = replace(
             self.measured,
             step_ms=_with(self._steps, self.measured.step_ms, variant, step_ms),
-            around_ms=_with(self._around, self.measured.around_ms, variant, around_ms),
             work_ms={**self.measured.work_ms, variant: 1e3 * work_s},
         )
 

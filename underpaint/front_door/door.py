@@ -317,7 +317,7 @@ class FrontDoor:
                 visit.variant = None
         if painting.step_ms is not None:
             variant = job.plan.variant
-            self._costs.step(variant, painting.step_ms, painting.around_ms, self._workload.work_s(variant, 1))
+            self._costs.step(variant, painting.step_ms, self._workload.work_s(variant, 1))
         return painting
 
     def _sampling(self, plan: Plan, request: GenerateRequest, release: Release) -> Sampling:

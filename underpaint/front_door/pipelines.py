@@ -95,11 +95,6 @@ class Painting:
         """Milliseconds a denoising step took, if any was made."""
         return (self.finished_ns - self.started_ns) / self.steps_run / 1e6 if self.steps_run else None
 
-    @property
-    def around_ms(self) -> float:
-        """Milliseconds that went by before the first step and after the last."""
-        return (self.painted_ns - self.called_ns - (self.finished_ns - self.started_ns)) / 1e6
-
 
 async def paint(transport: Transport, job: Job, errand: Errand) -> Painting:
     """Run a job from text, and from what its plan starts from, to an image."""

@@ -18,10 +18,11 @@ import numpy as np
 
 from underpaint.cache.cache import ImageCache
 from underpaint.cache.entries import IMAGE, TEXT, NewEntry
-from underpaint.cache.scope import DEFAULT_TENANT, ImageScope, LatentsScope
+from underpaint.cache.scope import ImageScope, LatentsScope
 from underpaint.cache.store import Store
 from underpaint.cache.verify import check, mend
 from underpaint.errors import Internal, NotFound
+from underpaint.requests import DEFAULT_TENANT
 
 _CAPACITY = 10**9  # nothing is evicted, so nothing may be missing
 _DIMENSION = 512
