@@ -124,7 +124,7 @@ def test_every_model_of_the_design_is_there(configs: Mapping[str, ModelConfig]) 
     expected |= {variant.name + twin for variant in RECIPE.variants if variant.loras for twin in TWINS}
     expected |= {variant.name + half for variant in RECIPE.variants if variant.controlnets for half in HALVES}
     expected |= {"model_control", *CONTROLNETS}
-    shared = {"tiny_tokenizer", "tiny_embed_prompt", "generate", "generate_stream", "cache", *EMBEDDERS, *SCORERS}
+    shared = {"tiny_tokenizer", "generate", "generate_stream", "cache", *EMBEDDERS, *SCORERS}
     assert set(configs) == expected | shared
 
 
@@ -241,7 +241,7 @@ def ensembles(configs: Mapping[str, ModelConfig]) -> list[ModelConfig]:
 
 
 def test_ensembles_join_models_that_fit(configs: Mapping[str, ModelConfig]) -> None:
-    assert len(ensembles(configs)) == len(PIPELINES) * len(RECIPE.variants) + 1, "and the way of a prompt"
+    assert len(ensembles(configs)) == len(PIPELINES) * len(RECIPE.variants)
     for ensemble in ensembles(configs):
         assert faults(ensemble, configs) == [], ensemble.name
 

@@ -34,18 +34,16 @@ def test_wishes_are_the_fields_of_the_request() -> None:
 
 def test_tensors_have_the_types_that_the_model_declares() -> None:
     request = request_of(
-        "a red circle", {"seed": 2**40, "num_inference_steps": 25, "guidance_scale": 3, "variant": "x"}
+        "a red circle", {"seed": 2**40, "num_inference_steps": 25, "guidance_scale": 3, "variant": "x", "cache": "off"}
     )
     inputs = run_call(MODEL, request).inputs
     assert {name: (array.dtype, array.shape) for name, array in inputs.items()} == {
         "prompt": (np.dtype(object), (1,)),
-        "negative_prompt": (np.dtype(object), (1,)),
         "seed": (np.dtype(np.int64), (1,)),
         "num_inference_steps": (np.dtype(np.int64), (1,)),
         "guidance_scale": (np.dtype(np.float32), (1,)),
         "variant": (np.dtype(object), (1,)),
         "cache": (np.dtype(object), (1,)),
-        "output_format": (np.dtype(object), (1,)),
     }
     assert inputs["prompt"].item() == b"a red circle"
     assert inputs["seed"].item() == 2**40
@@ -61,8 +59,16 @@ def test_every_request_has_an_id_to_cancel_it_by() -> None:
     assert first and second and first != second
 
 
-def test_the_seed_is_left_to_the_server_unless_named() -> None:
-    assert "seed" not in run_call(MODEL, request_of("a red circle", {"seed": None})).inputs
+def test_what_is_left_open_is_left_to_the_server() -> None:
+    left_open = {"seed": None, "cache": "readwrite", "negative_prompt": "", "tenant": "default"}
+    call = run_call(MODEL, request_of("a red circle", left_open))
+    assert set(call.inputs) == {"prompt"} and set(call.parameters) == {"request_id"}
+
+
+def test_an_image_is_sent_as_it_is() -> None:
+    told = {"controlnet": "edges", "control_image": np.zeros((1, 8, 8, 3), np.uint8)}
+    inputs = run_call(MODEL, request_of("a red circle", told)).inputs
+    assert inputs["control_image"] is told["control_image"] and set(inputs) == {"prompt", *told}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ def a_match(similarity: float, entry_id: int = 1, **changes: Any) -> Match:
     return Match(entry_id, similarity, **values)
 
 
+def bytes_of(prompt: str) -> np.ndarray:
+    """A prompt as its embedder and the scorers read it here: int32 [1, T]."""
+    return np.array([list(prompt.encode())], np.int32)
+
+
 def vector(text: str) -> np.ndarray:
     """An embedding, always the same for the same text: float32 [D], of unit length."""
     random = np.random.default_rng(list(text.encode())).standard_normal(DIMENSIONS)
@@ -69,7 +74,7 @@ class FakeCache:
     asked: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
-    models = ("cache", "two_embed_prompt", "embed_image", "two_tokenizer")
+    models = ("cache", "embed_text", "embed_image")
 
     async def infer(self, model: str, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         what = inputs["op"].item().decode() if model == "cache" else model
@@ -81,13 +86,8 @@ class FakeCache:
             raise self.failures[what]
         return getattr(self, f"_{what}")(inputs)
 
-    def _two_tokenizer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert inputs["prompt"].shape == inputs["negative_prompt"].shape == (1, 1)
-        return {"input_ids": np.array([[1, 2, 3]], np.int32)}
-
-    def _two_embed_prompt(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert inputs["prompt"].shape == (1, 1)
-        return {"embedding": vector(inputs["prompt"].item().decode())[None]}
+    def _embed_text(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"embedding": np.stack([vector(bytes(ids.tolist()).decode()) for ids in inputs["input_ids"]])}
 
     def _embed_image(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert (inputs["image"].dtype, inputs["image"].ndim) == (np.uint8, 4)

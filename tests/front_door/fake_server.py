@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tests.front_door.fake_cache import FakeCache
+from tests.front_door.fake_cache import FakeCache, bytes_of
 from tests.front_door.fake_scorers import FakeScorers
 from underpaint.deployment import Deployment, Scorer, Variant
 from underpaint.errors import Cancelled, NotFound, Unavailable, UnderpaintError
 from underpaint.front_door.door import DoorLimits, FrontDoor
 from underpaint.front_door.gathering import Patience
+from underpaint.front_door.reading import Readers
 from underpaint.front_door.transport import Parameters, Tensors
 from underpaint.policies import Calibration, Settings, Thresholds
 
@@ -61,6 +62,7 @@ LIMITS = DoorLimits(
     heartbeats_missed=2,
     patience=Patience(embed_s=5.0, lookup_s=5.0, fetch_s=5.0),
 )
+READERS = Readers(embedder=bytes_of, scorers=bytes_of)
 PATIENCE_S = 120.0  # of a test, before it calls a deadlock a deadlock
 FAR_PAST_NS = 0
 
@@ -205,7 +207,7 @@ class FakeServer:
 
 def open_door(server: FakeServer, settings: Settings | None = None, **limits: Any) -> FrontDoor:
     """Where ``settings`` are not given, nothing is calibrated."""
-    return FrontDoor(DEPLOYMENT, server, replace(LIMITS, **limits), settings, log=server.cache.log.append)
+    return FrontDoor(DEPLOYMENT, server, READERS, replace(LIMITS, **limits), settings, log=server.cache.log.append)
 
 
 def run(test: Coroutine[Any, Any, T]) -> T:

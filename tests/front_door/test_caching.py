@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.front_door.fake_cache import IMAGE, LATENTS, FakeCache, a_match, vector
-from tests.front_door.fake_server import CALIBRATED, CALIBRATION, DEPLOYMENT, LIMITS, FakeServer, open_door, run
+from tests.front_door.fake_cache import IMAGE, LATENTS, FakeCache, a_match, bytes_of, vector
+from tests.front_door.fake_server import (
+    CALIBRATED,
+    CALIBRATION,
+    DEPLOYMENT,
+    LIMITS,
+    READERS,
+    FakeServer,
+    open_door,
+    run,
+)
 from underpaint.errors import Internal, InvalidArgument, NotFound, Unavailable, UnderpaintError
 from underpaint.evidence import Match
 from underpaint.front_door.cache_client import CacheClient
@@ -129,7 +138,7 @@ def test_the_latents_of_a_hit_come_along_with_the_lookup() -> None:
 @pytest.mark.parametrize("policy", ["modm", "random-source"])
 def test_what_is_refined_starts_from_finished_latents_of_the_same_autoencoder(policy: str, along: bool) -> None:
     server = knowing(a_match(0.85), along=along, finished={(1, "vae"): LATENTS})
-    door = FrontDoor(ONE_VAE, server, LIMITS, Settings.of(ONE_VAE, CALIBRATION), log=server.cache.log.append)
+    door = FrontDoor(ONE_VAE, server, READERS, LIMITS, Settings.of(ONE_VAE, CALIBRATION), log=server.cache.log.append)
     outcome = run(door.serve(circle(policy))).outcome
     (call,) = server.calls
     assert call.model == "little_resume" and "image" not in call.inputs and "start_latents" not in call.inputs
@@ -141,7 +150,7 @@ def test_what_is_refined_starts_from_finished_latents_of_the_same_autoencoder(po
 
 def test_a_finished_image_is_an_image_even_where_its_latents_are_at_hand() -> None:
     server = knowing(a_match(0.96), along=True, finished={(1, "vae"): LATENTS})
-    door = FrontDoor(ONE_VAE, server, LIMITS, Settings.of(ONE_VAE, CALIBRATION), log=server.cache.log.append)
+    door = FrontDoor(ONE_VAE, server, READERS, LIMITS, Settings.of(ONE_VAE, CALIBRATION), log=server.cache.log.append)
 
     async def scenario() -> list[Reply]:
         return [await door.serve(circle(policy)) for policy in ("modm", "retrieval")]
@@ -158,7 +167,7 @@ def test_the_words_of_a_prompt_are_embedded_once() -> None:
             await door.serve(circle("modm", prompt=prompt))
 
     run(scenario())
-    assert Counter(server.cache.asked)["two_embed_prompt"] == 2
+    assert Counter(server.cache.asked)["embed_text"] == 2
     first, _, again = server.cache.lookups
     np.testing.assert_array_equal(first["embedding"], again["embedding"])
 
@@ -272,10 +281,10 @@ def test_a_fetch_that_costs_more_than_it_saves_is_not_made_twice() -> None:
 
 
 def test_time_is_told_by_stage() -> None:
-    server = knowing(a_match(0.85), hanging={"two_embed_prompt", "lookup", "fetch"})
+    server = knowing(a_match(0.85), hanging={"embed_text", "lookup", "fetch"})
 
     async def scenario() -> Reply:
-        waking = asyncio.create_task(wake_after(0.02, "two_embed_prompt", server))
+        waking = asyncio.create_task(wake_after(0.02, "embed_text", server))
         reply = await open_door(server, CALIBRATED).serve(circle("modm"))
         await waking
         return reply
@@ -327,7 +336,7 @@ def test_an_entry_evicted_in_between_is_a_miss(policy: str) -> None:
     assert "fetch" in server.cache.asked
 
 
-@pytest.mark.parametrize("broken", ["two_embed_prompt", "lookup", "fetch"])
+@pytest.mark.parametrize("broken", ["embed_text", "lookup", "fetch"])
 @pytest.mark.parametrize(
     "failure", [Unavailable("cache: no such model"), Internal("SQLite is locked"), KeyError("a defect of ours")]
 )
@@ -338,7 +347,7 @@ def test_a_cache_that_is_down_costs_nothing_but_a_miss(policy: str, broken: str,
     assert len(server.cache.log) == 1
 
 
-@pytest.mark.parametrize("slow", ["two_embed_prompt", "lookup", "fetch"])
+@pytest.mark.parametrize("slow", ["embed_text", "lookup", "fetch"])
 @pytest.mark.parametrize("policy", ["modm", "nirvana", "retrieval"])
 def test_a_cache_that_is_slow_is_not_waited_for(policy: str, slow: str) -> None:
     server = knowing(a_match(0.99, steps=STEPS), latents=ALL_LATENTS, hanging={slow})
@@ -424,7 +433,8 @@ def test_what_lacks_a_lora_is_not_kept_as_if_it_had_it() -> None:
 def door_for_loras(server: FakeServer, calibration: Calibration = CALIBRATION) -> FrontDoor:
     variants = {name: replace(each, loras=True) for name, each in DEPLOYMENT.variants.items()}
     deployment = replace(DEPLOYMENT, variants=variants)
-    return FrontDoor(deployment, server, LIMITS, Settings.of(deployment, calibration), log=server.cache.log.append)
+    settings = Settings.of(deployment, calibration)
+    return FrontDoor(deployment, server, READERS, LIMITS, settings, log=server.cache.log.append)
 
 
 def test_an_error_of_a_model_on_the_way_from_a_source_is_the_callers() -> None:
@@ -580,7 +590,7 @@ def test_modm_remembers_an_image() -> None:
     np.testing.assert_array_equal(np.unique(kept.image), [1])
     np.testing.assert_array_equal(kept.image_embedding, vector("image 1"))
     np.testing.assert_array_equal(kept.text_embedding, vector("a red circle"))
-    assert Counter(server.cache.asked)["two_embed_prompt"] == 1  # the lookup's is good for the insert too
+    assert Counter(server.cache.asked)["embed_text"] == 1  # the lookup's is good for the insert too
 
 
 def test_nirvana_remembers_latents_as_well() -> None:
@@ -633,7 +643,7 @@ def test_cache_large_forgets_what_the_small_variant_refined() -> None:
 def test_what_was_written_only_is_embedded_in_the_background() -> None:
     server = knowing()
     remembered(server, circle("modm", cache="write"))
-    assert server.cache.asked == ["two_tokenizer", "two_embed_prompt", "embed_image", "insert"]
+    assert server.cache.asked == ["embed_text", "embed_image", "insert"]
     np.testing.assert_array_equal(server.cache.inserted[0].text_embedding, vector("a red circle"))
 
 
@@ -678,8 +688,8 @@ def test_as_many_as_make_an_insert_wait_for_nobody() -> None:
 
     async def scenario() -> None:
         tally, complaints = Tally(), Complaints(server.cache.log.append)
-        embedders, cache = Embedders(server, "two"), CacheClient(server)
-        scoring = Scoring(server, "two", tally, complaints, patience_s=1.0)
+        embedders, cache = Embedders(server, bytes_of), CacheClient(server)
+        scoring = Scoring(server, bytes_of, tally, complaints, patience_s=1.0)
         memory = Memory(scoring, embedders, cache, tally, complaints, Underway(60), together=2, company_s=3600.0)
         reply = await open_door(server, CALIBRATED).serve(circle("modm"))
         for _ in range(5):
@@ -742,7 +752,7 @@ def test_without_a_discriminator_everything_is_kept() -> None:
     server = knowing()
 
     async def scenario() -> None:
-        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, settings=CALIBRATED)
+        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, READERS, settings=CALIBRATED)
         door.remember(await door.serve(circle("modm")))
         await door.drain(5.0)
 
@@ -779,7 +789,7 @@ def test_a_slow_cache_does_not_pile_up_images() -> None:
 
 def test_without_embedders_nothing_is_remembered() -> None:
     server = knowing()
-    bare = FrontDoor(replace(DEPLOYMENT, embedder=""), server, log=server.cache.log.append)
+    bare = FrontDoor(replace(DEPLOYMENT, embedder=""), server, READERS, log=server.cache.log.append)
     reply = run(bare.serve(circle("nirvana")))
     assert reply.keepsake is None
     assert reply.outcome.miss == "uncalibrated"
@@ -818,7 +828,8 @@ def test_what_is_near_is_painted_by_the_small_variant_in_the_size_of_the_large_o
     deployment = replace(DEPLOYMENT, variants={**DEPLOYMENT.variants, "little": other_size})
     calibration = replace(CALIBRATION, modm=Thresholds.of((0.8, 0.6), (0.6, 0.0)))
     server = knowing(a_match(0.7), along=True)
-    door = FrontDoor(deployment, server, LIMITS, Settings.of(deployment, calibration), log=server.cache.log.append)
+    settings = Settings.of(deployment, calibration)
+    door = FrontDoor(deployment, server, READERS, LIMITS, settings, log=server.cache.log.append)
     reply = run(door.serve(circle("modm")))
     (call,), (lookup,) = server.calls, server.cache.lookups
     assert call.model == "little" and (call.inputs["width"].item(), call.inputs["height"].item()) == (6, 4)
@@ -834,7 +845,8 @@ def test_what_is_near_but_not_for_the_small_variant_is_a_miss() -> None:
     server, request = knowing(a_match(0.7)), circle("modm", num_inference_steps=40)
     few = replace(DEPLOYMENT.variant("little"), max_inference_steps=20)
     deployment = replace(DEPLOYMENT, variants={**DEPLOYMENT.variants, "little": few})
-    door = FrontDoor(deployment, server, LIMITS, Settings.of(deployment, calibration), log=server.cache.log.append)
+    settings = Settings.of(deployment, calibration)
+    door = FrontDoor(deployment, server, READERS, LIMITS, settings, log=server.cache.log.append)
     outcome = run(door.serve(request)).outcome
     assert (outcome.variant, outcome.miss, outcome.steps_run) == ("big", "unfit", 40)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.front_door.fake_server import DEPLOYMENT, FakeServer, open_door, run
+from tests.front_door.fake_server import DEPLOYMENT, READERS, FakeServer, open_door, run
 from underpaint.errors import Cancelled, Unavailable, Unsupported
 from underpaint.front_door.door import FrontDoor
 from underpaint.front_door.gathering import Patience
@@ -208,7 +208,7 @@ def test_a_caller_who_leaves_gets_nothing_even_so() -> None:
 
 def test_a_deployment_without_a_discriminator_refuses_cascades() -> None:
     server = scored()
-    door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server)
+    door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, READERS)
     with pytest.raises(Unsupported, match="no discriminator"):
         run(door.serve(request()))
     assert server.calls == []

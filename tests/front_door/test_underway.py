@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.front_door.fake_cache import LATENTS, FakeCache, a_match
+from tests.front_door.fake_cache import LATENTS, FakeCache, a_match, bytes_of
 from tests.front_door.fake_server import CALIBRATED, CALIBRATION, DEPLOYMENT, FakeServer, open_door, run
 from underpaint.errors import Unavailable
 from underpaint.front_door.cache_client import CacheClient
@@ -126,8 +126,8 @@ def test_what_is_waited_for_waits_for_no_others_on_its_way_into_the_cache(rememb
     async def scenario() -> None:
         cache, complaints = FakeCache(), Complaints(lambda line: None)
         server, underway = FakeServer(cache=cache), Underway(forget_after_s=60)
-        embedders, client = Embedders(server, "two"), CacheClient(server)
-        scoring = Scoring(server, "two", Tally(), complaints, patience_s=1.0)
+        embedders, client = Embedders(server, bytes_of), CacheClient(server)
+        scoring = Scoring(server, bytes_of, Tally(), complaints, patience_s=1.0)
         memory = Memory(scoring, embedders, client, Tally(), complaints, underway, company_s=3600.0)
         keepsake = (await open_door(server, CALIBRATED).serve(MODM)).keepsake
         assert keepsake is not None

@@ -23,10 +23,10 @@ from underpaint.build.lora_twin import write_twins
 from underpaint.build.networks import network_class
 from underpaint.build.plan import Component, Plan, pixels_of_a_latent
 from underpaint.build.recipes import VariantRecipe
-from underpaint.build.repository import EMBED_TOKENIZER
 from underpaint.build.shapes import VERSION
 from underpaint.build.signatures import Signature
 from underpaint.build.text import text_graph
+from underpaint.triton.tokenization import EMBED_TOKENIZER
 
 MAX_LORA_RANK = 128
 RECEIPT = "build.json"  # beside a component's graph: what it was made from, and how well

@@ -20,7 +20,7 @@ from underpaint.deployment import FILE_NAME, Deployment, Scorer, Variant
 from underpaint.diffusion.schedulers import scheduler_names
 from underpaint.errors import InvalidArgument
 from underpaint.triton import model_config as mc
-from underpaint.triton.tokenization import PromptTokenizer
+from underpaint.triton.tokenization import EMBED_TOKENIZER, PromptTokenizer
 from underpaint.triton.versions import Versioned
 
 
@@ -37,7 +37,6 @@ PIPELINES = {"text_to_image": "", "refine": "_refine", "resume": "_resume"}
 _TEXT_ENCODER_BATCH = 32
 _PARTS = ("_text_encoder", "_unet", "_vae_encoder", "_vae_decoder")  # whose weights decide what a variant paints
 _EMBEDDERS = ("embed_text", "embed_image")
-EMBED_TOKENIZER = "embed_tokenizer"  # of embedders that do not read as the family's variants do
 _SCORERS = ("router", "discriminator")
 
 
@@ -108,21 +107,17 @@ def _tokenizer(name: str, lengths: Mapping[str, int]) -> mc.ModelConfig:
 
 
 def _embedders(recipe: FamilyRecipe, repository: Path) -> list[mc.ModelConfig]:
-    """The two towers that retrieval looks with, and the way of a prompt into its own."""
+    """The two towers that retrieval looks with, and the tokenizer of the first where it has one of its own."""
     text = config_json(repository, "embed_text")
     length = text["max_position_embeddings"]
     own = [_tokenizer(EMBED_TOKENIZER, {"input_ids": length})] if recipe.retrieval_model else []
-    tokenizer = EMBED_TOKENIZER if own else f"{recipe.name}_tokenizer"
     embedding = [mc.model_output("embedding", "FP32", [text["projection_dim"]])]
     ids = [mc.model_input("input_ids", "INT32", [length])]
     side = config_json(repository, "embed_image")["image_size"] or -1  # a tower that resizes takes any
     image = [mc.model_input("image", "UINT8", [side, side, 3])]
     size = recipe.variants[0].sizes[0][::-1]
-    template = (ENSEMBLES / "embed_prompt.pbtxt").read_text()
-    names = {"family": recipe.name, "tokenizer": tokenizer, "dimensions": text["projection_dim"]}
     return [
         *own,
-        mc.ensemble(template, names),
         mc.onnx_model("embed_text", ids, embedding, max_batch_size=_TEXT_ENCODER_BATCH),
         mc.onnx_model("embed_image", image, embedding, max_batch_size=_TEXT_ENCODER_BATCH, free_dims={"image": size}),
     ]

@@ -20,9 +20,9 @@ from torch import nn
 
 from underpaint.build.export import Sizes, export
 from underpaint.build.graph import Extent, Graph
-from underpaint.build.repository import EMBED_TOKENIZER
 from underpaint.build.shapes import VERSION
 from underpaint.errors import InvalidArgument, Unavailable, Unsupported
+from underpaint.triton.tokenization import EMBED_TOKENIZER
 
 _BICUBIC = -0.5  # the constant of Keys' kernel, as Pillow and antialiasing torch have it
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"

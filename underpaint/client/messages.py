@@ -13,7 +13,7 @@ from underpaint.client.pictures import Picture, Progress
 from underpaint.errors import InvalidArgument
 from underpaint.front_door.outcome import Outcome
 from underpaint.front_door.transport import Parameters, Tensors
-from underpaint.requests import GenerateRequest, input_fields
+from underpaint.requests import GenerateRequest
 
 MODEL = "generate"
 STREAM_MODEL = "generate_stream"
@@ -71,11 +71,9 @@ def request_of(prompt: str, wishes: Mapping[str, Any]) -> GenerateRequest:
 
 def run_call(model: str, request: GenerateRequest) -> Call:
     """Ask ``model`` for the picture. What the request leaves open is not sent."""
-    values = {f.name: getattr(request, f.name) for f in fields(request)}
-    dtypes = {f.name: f.metadata["dtype"] for f in input_fields()}
-    inputs = {name: _tensor(name, dtypes[name], values[name]) for name in dtypes if values[name] is not None}
-    left_open = {f.name: f.default for f in fields(request)}
-    parameters = {n: value for n, value in values.items() if n not in dtypes and value != left_open[n]}
+    wanted = {f: value for f in fields(request) if not _left_open(value := getattr(request, f.name), f.default)}
+    inputs = {f.name: _tensor(f.name, dtype, value) for f, value in wanted.items() if (dtype := f.metadata["dtype"])}
+    parameters = {f.name: value for f, value in wanted.items() if not f.metadata["dtype"]}
     return Call(model, inputs, parameters)
 
 
@@ -102,6 +100,10 @@ def event_of(tensors: Tensors) -> Progress | Picture:
         return picture_of(tensors)
     step, total = (int(n) for n in tensors["progress"])
     return Progress(step, total, tensors.get("image"))
+
+
+def _left_open(value: Any, default: Any) -> bool:
+    return not isinstance(value, np.ndarray) and bool(value == default)
 
 
 def _tensor(name: str, dtype: str, value: Any) -> np.ndarray:

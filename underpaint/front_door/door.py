@@ -42,6 +42,7 @@ from underpaint.front_door.gathering import Gatherer, Patience
 from underpaint.front_door.memory import Memory
 from underpaint.front_door.pipelines import Job, Painting, paint
 from underpaint.front_door.pulse import Pulse
+from underpaint.front_door.reading import Readers
 from underpaint.front_door.registry import Registry, Visit
 from underpaint.front_door.reply import Reply, reply_to, scopes_of
 from underpaint.front_door.scopes import Hashes
@@ -74,7 +75,7 @@ class DoorLimits:
     capacity: int = 256
     concurrency: int = 24
     timeout_s: float = 120.0
-    attend_every_s: float = 0.25
+    attend_every_s: float = 0.5
     heartbeat_every_s: float = 1.0
     heartbeats_missed: int = 2
     patience: Patience = field(default_factory=Patience)
@@ -92,6 +93,7 @@ class FrontDoor:
         self,
         deployment: Deployment,
         transport: Transport,
+        readers: Readers,
         limits: DoorLimits | None = None,
         settings: Settings | None = None,
         log: Callable[[str], None] = _log.warning,
@@ -111,10 +113,10 @@ class FrontDoor:
         self.tally = Tally()
         self._attendant = Attendant(self.denoisers, self._limits.timeout_s, self._limits.attend_every_s)
         self._costs, complaints, patience = Costs(), Complaints(log), self._limits.patience
-        embedders, cache = Embedders(transport, deployment.family), CacheClient(transport)
+        embedders, cache = Embedders(transport, readers.embedder), CacheClient(transport)
         self._underway = Underway(self._limits.timeout_s)
         foresight = Foresight(self.tally)
-        self._scoring = Scoring(transport, deployment.family, self.tally, complaints, patience.score_s)
+        self._scoring = Scoring(transport, readers.scorers, self.tally, complaints, patience.score_s)
         self._gatherer = Gatherer(
             embedders, foresight, cache, self._costs, patience, complaints, self._scoring, self._underway, hashes
         )
@@ -133,7 +135,7 @@ class FrontDoor:
         policy = self._validate(request, traffic.stable)
         self.tally.arrivals[policy.name,] += 1
         # A seed of its own from the beginning: whatever is painted again starts from the same noise.
-        request = replace(request, seed=draw_seed() if request.seed is None else request.seed)
+        request = request if request.seed is not None else replace(request, seed=draw_seed())
         with self._registry.admit(_visit(request, hung_up, traffic.stable.settings)) as visit:
             reply = await self._serve_by_one_of(traffic, policy, request, visit)
         self.tally.count(reply.outcome)

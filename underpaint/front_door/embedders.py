@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from underpaint.front_door.hurry import Hurry
+from underpaint.front_door.reading import Read
 from underpaint.front_door.transport import Transport
 from underpaint.latest import Latest
 
@@ -14,11 +15,11 @@ _PROMPTS_KNOWN = 1000  # people ask for the same again; 2 MB at 512 dimensions
 
 
 class Embedders:
-    """``<family>_embed_prompt`` and ``embed_image``. Embeddings are float32 [D], of unit length."""
+    """``embed_text`` and ``embed_image``. Embeddings are float32 [D], of unit length."""
 
-    def __init__(self, transport: Transport, family: str) -> None:
-        self._transport, self._of_prompts = transport, f"{family}_embed_prompt"
-        self._prompts = Hurry(self._of_prompts, _TURNS)
+    def __init__(self, transport: Transport, read: Read) -> None:
+        self._transport, self._read = transport, read
+        self._prompts = Hurry("embed_text", _TURNS)
         self._images = Hurry("embed_image", _TURNS)
         self._known: Latest[str, np.ndarray] = Latest(_PROMPTS_KNOWN)
 
@@ -32,8 +33,8 @@ class Embedders:
         known = self._known.get(prompt)
         if known is not None:
             return known
-        inputs = {"prompt": np.array([[prompt.encode()]], np.object_)}
-        embeddings = await self._prompts.call(lambda: self._embed(self._of_prompts, inputs), within_s)
+        inputs = {"input_ids": self._read(prompt)}
+        embeddings = await self._prompts.call(lambda: self._embed("embed_text", inputs), within_s)
         return self._known.put(prompt, embeddings[0])
 
     async def images(self, images: np.ndarray, within_s: float) -> np.ndarray:

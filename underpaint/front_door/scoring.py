@@ -15,6 +15,7 @@ from underpaint.errors import UnderpaintError
 from underpaint.front_door.complaints import Complaints
 from underpaint.front_door.hurry import Hurry
 from underpaint.front_door.pipelines import Painting
+from underpaint.front_door.reading import Read
 from underpaint.front_door.registry import Visit
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.transport import Transport
@@ -25,13 +26,13 @@ _TURNS = 16
 
 
 class Scoring:
-    """The models ``router`` and ``discriminator``, and the tokenizer that both need."""
+    """The models ``router`` and ``discriminator``."""
 
     def __init__(
-        self, transport: Transport, family: str, tally: Tally, complaints: Complaints, patience_s: float
+        self, transport: Transport, read: Read, tally: Tally, complaints: Complaints, patience_s: float
     ) -> None:
         """``patience_s``: how long a request waits for a score, at least."""
-        self._transport, self._tokenizer = transport, f"{family}_tokenizer"
+        self._transport, self._read = transport, read
         self._tally, self._complaints, self._patience_s = tally, complaints, patience_s
         self._router, self._discriminator = Hurry("router", _TURNS), Hurry("discriminator", _TURNS)
 
@@ -78,22 +79,16 @@ class Scoring:
         Raises:
             UnderpaintError: there are no scores.
         """
-        ids = np.concatenate([await self._ids(prompt) for prompt in prompts])
+        ids = np.concatenate([self._read(prompt) for prompt in prompts])
         return await self._ask("discriminator", {"image": images, "input_ids": ids})
 
     async def _routed(self, prompt: str) -> float:
-        (score,) = await self._ask("router", {"input_ids": await self._ids(prompt)})
+        (score,) = await self._ask("router", {"input_ids": self._read(prompt)})
         return score
 
     async def _judged(self, prompt: str, image: np.ndarray) -> float:
         (score,) = await self.confidences([prompt], image[None])
         return score
-
-    async def _ids(self, prompt: str) -> np.ndarray:
-        """int32 [1, T]."""
-        texts = {"prompt": prompt, "negative_prompt": ""}
-        inputs = {name: np.array([[text.encode()]], np.object_) for name, text in texts.items()}
-        return (await self._transport.infer(self._tokenizer, inputs, ["input_ids"], _ANSWERED_S))["input_ids"]
 
     async def _ask(self, model: str, inputs: dict[str, np.ndarray]) -> list[float]:
         outputs = await self._transport.infer(model, inputs, ["score"], _ANSWERED_S)

@@ -27,6 +27,7 @@ from underpaint.triton.door_metrics import DoorMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import refuse
 from underpaint.triton.tensors import inputs_of, parameters_of, scalar, strings, text
+from underpaint.triton.tokenization import readers_of
 
 _INPUTS = frozenset(f.name for f in input_fields())
 _IMAGES = frozenset(f.name for f in input_fields() if "dims" in f.metadata)
@@ -82,7 +83,8 @@ class FrontDoorModel:
         if settings.unscored:
             log_warning(f"cascades do what they can: {settings.unscored}")
         deployment, hashes = traffic.stable.deployment, AddonHashes(self._repository, lora_sources(self._repository))
-        door = FrontDoor(deployment, self._transport, settings=settings, log=log_warning, hashes=hashes)
+        readers = readers_of(self._repository, deployment.family)
+        door = FrontDoor(deployment, self._transport, readers, settings=settings, log=log_warning, hashes=hashes)
         door.adopt(traffic)
         return door
 

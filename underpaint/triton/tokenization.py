@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from underpaint.errors import InvalidArgument, NotFound
+from underpaint.front_door.reading import Read, Readers
 
 WORDING = "wording.json"
+EMBED_TOKENIZER = "embed_tokenizer"  # of embedders that do not read as the family's variants do
+_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,25 @@ class PromptTokenizer:
             tensors[f"negative_input_ids{suffix(number)}"] = _ids(plain, negative_prompt)
         return tensors
 
+    def ids(self, prompt: str) -> np.ndarray:
+        """A prompt's ``input_ids`` alone."""
+        return _ids(self._instructed[0], self._wording.instruction + self._wording.clean(prompt))
+
     def _count(self, prompt: str) -> int:
         return len(_encoded(self._counter, prompt)) - self._markers
+
+
+def readers_of(repository: Path, family: str) -> Readers:
+    """Of the models in a repository, whose embedder may have a tokenizer of its own."""
+    scorers = _reader(repository / f"{family}_tokenizer")
+    own = repository / EMBED_TOKENIZER
+    return Readers(_reader(own) if own.is_dir() else scorers, scorers)
+
+
+def _reader(model: Path) -> Read:
+    """Loaded with the first prompt, since not every family has what asks for it."""
+    load = cache(PromptTokenizer.load)
+    return lambda prompt: load(model / _VERSION).ids(prompt)
 
 
 def suffix(number: int) -> str:
@@ -120,6 +140,6 @@ def _ids(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     return np.array([_encoded(tokenizer, prompt)], np.int32)
 
 
-@lru_cache(maxsize=4096)  # a prompt comes once to be looked up and once to be painted, the empty one with every request
+@lru_cache(maxsize=4096)  # people ask for the same again, and the empty prompt comes with every request
 def _encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return list(tokenizer.encode(prompt).ids)

@@ -161,8 +161,6 @@ def test_embedders_are_made_where_the_recipe_names_them(
     assert made == [("ViT-L-14", "openai")]
     assert "embed_text, embed_image: unchanged" in lines
     assert Deployment.load(tmp_path / "repository" / "generate" / "1").embedder
-    prompt = (tmp_path / "repository" / "pair_embed_prompt" / "config.pbtxt").read_text()
-    assert 'model_name: "embed_tokenizer"' in prompt
     assert (tmp_path / "repository" / "embed_tokenizer" / "1" / "model.py").is_file()
     assert (tmp_path / "repository" / "embed_tokenizer" / "1" / "tokenizer.json").read_text() == words
 

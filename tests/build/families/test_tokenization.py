@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from diffusers import SanaPipeline
 from transformers import CLIPTokenizer
@@ -13,7 +14,7 @@ from transformers import CLIPTokenizer
 from tests.build.families.miniature_tokenizers import clip_tokenizer, gemma_tokenizer, t5_tokenizer
 from underpaint.build.tokenization import write_tokenizers
 from underpaint.errors import InvalidArgument, NotFound
-from underpaint.triton.tokenization import PromptTokenizer, Wording
+from underpaint.triton.tokenization import PromptTokenizer, Wording, readers_of
 
 PROMPTS = ["", "a red circle", "A Red  circle!\nabove <unk>", "  blue ", "naïve 画", "red " * 40]
 INSTRUCTION = "Enhance the prompt:\n- red -> a Red circle\nPrompt: "
@@ -99,6 +100,26 @@ def test_the_hubs_older_layout_of_clip_is_read_too(tmp_path: Path) -> None:
     ids = PromptTokenizer.load(tmp_path / "served")("a red circle", "")["input_ids"]
     assert ids.tolist() == [padded(tokenizer, "a red circle", 12)]
     assert isinstance(tokenizer, CLIPTokenizer)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_front_doors_read_as_their_models_do(tmp_path: Path, own: bool) -> None:
+    tokenizers = {"pair_tokenizer": clip_tokenizer(12), **({"embed_tokenizer": clip_tokenizer(8, "!")} if own else {})}
+    for (name, tokenizer), length in zip(tokenizers.items(), (12, 8), strict=False):
+        tokenizer.save_pretrained(tmp_path / f"source_{name}")
+        write_tokenizers(tmp_path / name / "1", [tmp_path / f"source_{name}"], [length], Wording())
+    readers = readers_of(tmp_path, "pair")
+    for prompt in PROMPTS:
+        scored, embedded = readers.scorers(prompt), readers.embedder(prompt)
+        assert scored.tolist() == [padded(tokenizers["pair_tokenizer"], prompt, 12)]
+        assert embedded.tolist() == ([padded(tokenizers["embed_tokenizer"], prompt, 8)] if own else scored.tolist())
+        assert scored.dtype == embedded.dtype == np.int32
+
+
+def test_a_tokenizer_that_is_not_there_is_missed_when_it_is_asked(tmp_path: Path) -> None:
+    readers = readers_of(tmp_path, "pair")
+    with pytest.raises(NotFound, match=r"pair_tokenizer/1/tokenizer\.json is missing"):
+        readers.scorers("a red circle")
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -74,12 +74,15 @@ class SmallModels:
     deployment: Deployment
 
     def costs(self) -> Costs:
-        """Median seconds of a call, the tokenizer's included where it is called; 0 for what is not deployed."""
+        """Median seconds of a call; 0 for what is not deployed."""
         image = np.zeros((1, *self._size(), 3), np.uint8)
+        ids = self._ids(_PROMPT)
         return Costs(
-            router_s=self._timed(("router",), lambda: self.difficulty(_PROMPT)),
-            discriminator_s=self._timed(("discriminator",), lambda: self.confidence(_PROMPT, image[0])),
-            embedder_s=self._timed(("embed_text",), lambda: self._ask("embed_text", {"input_ids": self._ids(_PROMPT)})),
+            router_s=self._timed(("router",), lambda: self._ask("router", {"input_ids": ids})),
+            discriminator_s=self._timed(
+                ("discriminator",), lambda: self._ask("discriminator", {"image": image, "input_ids": ids})
+            ),
+            embedder_s=self._timed(("embed_text",), lambda: self._ask("embed_text", {"input_ids": ids})),
             vae_encoder_s=self._timed(
                 (f"{self.deployment.small}_vae_encoder",),
                 lambda: self._ask(f"{self.deployment.small}_vae_encoder", {"image": image}),
