@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from underpaint.cache.eviction import Ageing, Evictor, Heat, Past, Strategy
+from underpaint.cache.eviction import Ageing, Evictor, Strategy
+from underpaint.cache.units import Heat, Past
 from underpaint.errors import InvalidArgument, Unavailable
 
 N = 50

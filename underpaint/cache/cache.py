@@ -17,13 +17,14 @@ from types import TracebackType
 
 import numpy as np
 
-from underpaint.cache.entries import Match, NewEntry, check_embedding, check_space, shelves
+from underpaint.cache.entries import Match, NewEntry, check_embedding, check_space
 from underpaint.cache.errors import CorruptFile, StoreUnavailable
-from underpaint.cache.eviction import Ageing, Evictor, Strategy, Unit
+from underpaint.cache.eviction import Ageing, Evictor, Strategy
 from underpaint.cache.index import Index, NewIndex
-from underpaint.cache.reader import Vectors
 from underpaint.cache.scope import tenant_of
-from underpaint.cache.store import Departed, Departure, Store, Use
+from underpaint.cache.shelving import check_lengths, shelve, unshelve, vectors_of
+from underpaint.cache.store import Departure, Store, Use
+from underpaint.cache.units import Unit
 from underpaint.errors import InvalidArgument, NotFound, Unavailable
 from underpaint.requests import check_tenant
 
@@ -150,7 +151,7 @@ class ImageCache:
         if needed > self._evictor.capacity and len(entries) > 1:
             return [self.insert(entry) for entry in entries]
         with self._lock:
-            self._check_dimensions(entries)
+            check_lengths(self._index, entries)
             self._count_uses()
             victims = self._evictor.make_room(needed)
             try:
@@ -159,10 +160,10 @@ class ImageCache:
             except BaseException:
                 self._evictor.restore(victims)
                 raise
-            self._unshelve(departed)
+            unshelve(self._index, departed)
             for entry_id, entry in zip(entry_ids, entries, strict=True):
                 self._evictor.add(entry_id, entry.steps, entry.num_inference_steps)
-            self._shelve(map(_vectors_of, entry_ids, entries))
+            shelve(self._index, map(vectors_of, entry_ids, entries))
             self._count("inserts", len(entries))
             self._count("evictions", len(victims))
             return entry_ids
@@ -242,7 +243,7 @@ class ImageCache:
             whole = step is None or self._evictor.steps_of(entry_id) == (step,)
             LOG.warning("entry %d: %s; %s", entry_id, error, "it is dropped" if whole else "these latents are dropped")
             self._count("corrupt")
-            self._unshelve(self._store.remove([Departure(entry_id, None if step is None or whole else (step,))]))
+            unshelve(self._index, self._store.remove([Departure(entry_id, None if step is None or whole else (step,))]))
             self._evictor.discard(entry_id, None if whole else step)
 
     # Changing; all of this under the lock
@@ -261,7 +262,7 @@ class ImageCache:
             self._remove(self._departures(victims))
             self._count("evictions", len(victims))
         for batch in self._store.vectors():
-            self._shelve(batch)
+            shelve(self._index, batch)
 
     def _departures(self, victims: Iterable[Unit]) -> list[Departure]:
         """What leaves the store with these units, which have left the evictor."""
@@ -278,40 +279,12 @@ class ImageCache:
         removed = 0
         for begin in range(0, len(departures), _REMOVED_AT_A_TIME):
             departed = self._store.remove(departures[begin : begin + _REMOVED_AT_A_TIME])
-            self._unshelve(departed)
+            unshelve(self._index, departed)
             for each in departed:
                 if each.whole:
                     self._evictor.discard(each.entry_id)
                     removed += 1
         return removed
-
-    def _shelve(self, batch: Iterable[Vectors]) -> None:
-        groups: defaultdict[tuple[str, str, int], list[Vectors]] = defaultdict(list)
-        for each in batch:
-            for space, scope in shelves(each.image_scope, each.latents_scope):
-                groups[space, scope, len(each.of(space))].append(each)
-        for (space, scope, dimension), group in groups.items():
-            if self._index.dimension(space, scope) not in (None, dimension):
-                LOG.warning("%d vectors of %s have another length: run 'underpaint cache verify'", len(group), scope)
-                continue
-            vectors = np.stack([each.of(space) for each in group])
-            self._index.add(space, scope, [e.entry_id for e in group], [e.generation for e in group], vectors)
-
-    def _unshelve(self, departed: Iterable[Departed]) -> None:
-        for each in departed:
-            found_under = shelves(each.image_scope, each.latents_scope)
-            for space, scope in found_under if each.whole else found_under[2:]:
-                self._index.remove(space, scope, each.entry_id, each.generation)
-
-    def _check_dimensions(self, entries: Iterable[NewEntry]) -> None:
-        wanted: dict[tuple[str, str], int] = {}  # also by those of these entries that come before
-        for entry in entries:
-            given = len(entry.image_embedding)
-            for shelf in shelves(entry.image_scope, entry.latents_scope):
-                wanted[shelf] = wanted.get(shelf) or self._index.dimension(*shelf) or given
-                if given != wanted[shelf]:
-                    allowed = f"{wanted[shelf]}, as others in the scope {shelf[1]}"
-                    raise InvalidArgument.of("embeddings", f"{given} numbers", allowed)
 
     def _set_pinned(self, entry_id: int, pinned: bool) -> None:
         with self._lock:
@@ -336,10 +309,3 @@ class ImageCache:
     def _count(self, what: str, by: int = 1) -> None:
         with self._counts_lock:
             self._counts[what] += by
-
-
-def _vectors_of(entry_id: int, entry: NewEntry) -> Vectors:
-    latents_scope = entry.latents_scope if entry.latents else None
-    return Vectors(
-        entry_id, entry.generation, entry.image_scope, latents_scope, entry.image_embedding, entry.text_embedding
-    )

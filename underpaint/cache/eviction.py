@@ -20,13 +20,12 @@ newcomer, at f = 0, competes only with other zeros: so the newest ``grace`` unit
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
+from underpaint.cache.units import COLD, Past, Unit
 from underpaint.errors import InvalidArgument, Unavailable
 
 
@@ -68,48 +67,6 @@ class Ageing:
     def usual(cls, capacity: int) -> Ageing:
         """A use counts half once the cache could have been refilled four times; a tenth of the cache is newcomers'."""
         return cls(half_life=4 * capacity, grace=capacity // 10)
-
-
-class Heat(NamedTuple):
-    """``mantissa`` · 2^``exponent``: uses, each weighted by 2^epoch so that older ones count less, without overflow.
-
-    In this normal form (mantissa in [0.5, 1)) comparing two heats is comparing two tuples.
-    """
-
-    exponent: float
-    mantissa: float
-
-    def plus(self, weight: int, epoch: int) -> Heat:
-        """The heat after a use that counts ``weight`` in ``epoch``."""
-        before = math.ldexp(self.mantissa, int(self.exponent) - epoch) if self.mantissa else 0.0
-        mantissa, exponent = math.frexp(before + weight)
-        return Heat(exponent + epoch, mantissa)
-
-
-COLD = Heat(-math.inf, 0.0)
-
-
-@dataclass(slots=True, eq=False)
-class Unit:
-    """What capacity counts. ``step``: of the state (None: the whole entry); ``weight``: what one use of it counts.
-
-    ``used``: the event at which it was last used, or inserted.
-    """
-
-    entry_id: int
-    step: int | None
-    weight: int
-    used: int = 0
-    heat: Heat = COLD
-
-
-@dataclass(frozen=True)
-class Past:
-    """What is known from earlier runs of one file of an entry: the image (step None) or the latents of a step."""
-
-    step: int | None
-    uses: int
-    used: int
 
 
 Rank = tuple[float, ...]

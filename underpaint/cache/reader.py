@@ -15,9 +15,9 @@ import numpy as np
 
 from underpaint.cache.entries import IMAGE, Match, StoredEntry
 from underpaint.cache.errors import CorruptFile, explained
-from underpaint.cache.eviction import Past
 from underpaint.cache.files import IMAGE_STEP, ArrayFiles, Fingerprint
 from underpaint.cache.schema import DATABASE, check_version, connect
+from underpaint.cache.units import Past
 from underpaint.errors import NotFound
 
 _ROWS_AT_A_TIME = 4096

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from underpaint.cache.cache import ImageCache
-from underpaint.cache.entries import Match, NewEntry
+from underpaint.cache.entries import Match
 from underpaint.cache.errors import StoreUnavailable
 from underpaint.cache.eviction import Strategy
 from underpaint.cache.gpu import gpu_index
@@ -29,16 +29,13 @@ from underpaint.cache.index import NewIndex
 from underpaint.cache.location import default_store
 from underpaint.errors import InvalidArgument, NotFound, UnderpaintError, Unsupported
 from underpaint.front_door.transport import Tensors
+from underpaint.triton.cache_entries import new_entries
 from underpaint.triton.cache_metrics import CacheActivity, CacheMetrics
 from underpaint.triton.model_args import ModelArgs
 from underpaint.triton.replies import to_triton_error
-from underpaint.triton.tensors import inputs_of, scalar, strings, text, to_triton
+from underpaint.triton.tensors import inputs_of, needed, scalar, strings, text, to_triton
 
 _TRY_AGAIN_AFTER_S = 2.0
-_TENSORS = ("image", "image_embedding", "text_embedding", "latents")
-# What each string of the input ``entry`` may say, and what it must.
-_FIELDS = {each.name: each for each in fields(NewEntry) if each.name not in _TENSORS}
-_REQUIRED = {name for name, each in _FIELDS.items() if each.default is MISSING and each.default_factory is MISSING}
 
 
 class TritonPythonModel:
@@ -89,7 +86,7 @@ class TritonPythonModel:
         matches = self._keeper.cache().lookup(
             text(inputs, "space"),
             text(inputs, "scope"),
-            _needed(inputs, "embedding"),
+            needed(inputs, "embedding"),
             scalar(inputs, "top_k", 1),
             scalar(inputs, "max_generation"),
         )
@@ -127,7 +124,7 @@ class TritonPythonModel:
 
     def _insert(self, inputs: Tensors) -> Tensors:
         """In the thread that answers lookups too: an entry of 64 x 64 pixels takes 0.4 ms of it, with latents 1 ms."""
-        entry_ids = self._keeper.cache().insert_all(_new_entries(inputs))
+        entry_ids = self._keeper.cache().insert_all(new_entries(inputs))
         return {"entry_id": np.array(entry_ids, np.int64)}
 
     def _stats(self, inputs: Tensors) -> Tensors:
@@ -214,63 +211,8 @@ def _start(array: np.ndarray) -> Tensors:
     return {"image" if array.dtype == np.uint8 else "latents": array}
 
 
-def _new_entries(inputs: Tensors) -> list[NewEntry]:
-    """The entries in a request's tensors. Raises InvalidArgument."""
-    described = [_described(raw.decode("utf-8", errors="replace")) for raw in _needed(inputs, "entry").reshape(-1)]
-    rows = [_rows(inputs, name, len(described)) for name in ("images", "image_embeddings", "text_embeddings")]
-    latents = _latents_by_entry(inputs, len(described))
-    return [
-        NewEntry(**own, image=image, image_embedding=of_image, text_embedding=of_text, latents=captured)
-        for own, image, of_image, of_text, captured in zip(described, *rows, latents, strict=True)
-    ]
-
-
-def _rows(inputs: Tensors, name: str, count: int) -> np.ndarray:
-    rows = _needed(inputs, name)
-    if len(rows) != count:
-        raise InvalidArgument.of(name, f"{len(rows)} of them", f"{count}, one for each entry")
-    return rows
-
-
-def _latents_by_entry(inputs: Tensors, entries: int) -> list[dict[int, np.ndarray]]:
-    """By step, the latents of each entry; in the request they follow one another."""
-    steps = inputs.get("latents_steps", np.empty(0, np.int32)).reshape(-1).tolist()
-    states = inputs.get("latents", np.empty((0, 0, 0, 0), np.float32))
-    counts = inputs.get("latents_counts", np.array([len(states)] + [0] * (entries - 1), np.int32)).tolist()
-    if len(steps) != len(states):
-        raise InvalidArgument.of("latents_steps", steps, f"{len(states)} steps, one for each of the latents")
-    if len(counts) != entries or sum(counts) != len(states) or min(counts) < 0:
-        raise InvalidArgument.of("latents_counts", counts, f"{entries} numbers, {len(states)} in all")
-    ends = np.cumsum(counts).tolist()
-    own = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-    for each in own:
-        if len(set(steps[each])) != len(steps[each]):
-            raise InvalidArgument.of("latents_steps", steps[each], "every step once")
-    return [dict(zip(steps[each], states[each], strict=True)) for each in own]
-
-
-def _described(raw: str) -> dict[str, Any]:
-    """The fields of an entry that are no tensors."""
-    try:
-        described = json.loads(raw)
-    except ValueError:
-        described = None
-    if not isinstance(described, dict):
-        raise InvalidArgument.of("entry", raw, "a JSON object")
-    if not _REQUIRED <= set(described) <= set(_FIELDS):
-        allowed = f"{', '.join(sorted(_REQUIRED))}; and beside these {', '.join(sorted(set(_FIELDS) - _REQUIRED))}"
-        raise InvalidArgument.of("entry: fields", sorted(described), allowed)
-    return described
-
-
-def _needed(inputs: Tensors, name: str) -> np.ndarray:
-    if name not in inputs:
-        raise InvalidArgument.of(name, None, "a tensor; this op needs it")
-    return inputs[name]
-
-
 def _entry_id(inputs: Tensors) -> int:
-    _needed(inputs, "entry_id")
+    needed(inputs, "entry_id")
     return int(scalar(inputs, "entry_id"))
 
 

@@ -38,6 +38,13 @@ def scalar(tensors: Tensors, name: str, default: Any = None) -> Any:
     return values[0] if isinstance(values[0], bytes) else values[0].item()
 
 
+def needed(tensors: Tensors, name: str) -> np.ndarray:
+    """An input that this operation cannot do without. Raises InvalidArgument where it is absent."""
+    if name not in tensors:
+        raise InvalidArgument.of(name, None, "a tensor; this op needs it")
+    return tensors[name]
+
+
 def text(tensors: Tensors, name: str, default: str = "") -> str:
     """The single value of a STRING input."""
     value = scalar(tensors, name)
