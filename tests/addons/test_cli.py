@@ -70,6 +70,28 @@ def test_pefts_own_folder_brings_its_alpha(repository: Path, tmp_path: Path) -> 
     assert lora(repository, "add", folder / "adapter_model.safetensors", "--name", "strong") == 0
     kept = json.loads((tmp_path / "addons" / "lora" / "strong.json").read_text())
     assert kept["lora_alpha"] == 8
+    plain = tmp_path / "plain.safetensors"
+    plain.write_bytes(lora_file(factors()))
+    assert lora(repository, "add", plain, "--name", "strong", "--replace") == 0
+    assert not (tmp_path / "addons" / "lora" / "strong.json").exists(), "that was another's"
+
+
+def test_all_folders_that_a_server_looks_in_are_listed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, names in (("a", ("night",)), ("b", ("night", "day"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.safetensors").write_bytes(lora_file(factors()))
+    (tmp_path / "a" / "night.safetensors").write_bytes(b"broken, and yet the one that is found")
+    monkeypatch.setenv("UNDERPAINT_LORAS", f"{tmp_path / 'a'} https://afar {tmp_path / 'b'}")
+    assert lora(repository, "list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(each["name"], each["problem"] is None) for each in listed] == [("day", True), ("night", False)]
+    assert lora(repository, "list") == 0
+    assert "https://afar cannot be listed" in capsys.readouterr().err
+    assert lora(repository, "list", "--store", tmp_path / "b") == 0
+    assert "safetensors file" not in capsys.readouterr().out
 
 
 def test_a_broken_file_is_listed_with_its_problem(

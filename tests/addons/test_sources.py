@@ -114,7 +114,7 @@ def test_a_repository_of_the_hub_is_a_place_for_loras(hub: Any) -> None:
     hub("org/many", {"night.safetensors": WHOLE, "day.safetensors": WHOLE})
     store = store_of("hf://org/many")
     assert store.load("night").result(PATIENCE_S).rank == 2
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=r"no dawn in hf://org/many$"):  # what there is cannot be told
         store.load("dawn").result(PATIENCE_S)
 
 

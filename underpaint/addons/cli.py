@@ -6,14 +6,24 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from underpaint.addons.layout import FILE_NAME, LoraLayout
 from underpaint.addons.location import VARIABLE, lora_sources
 from underpaint.addons.lora import Lora, read_lora
-from underpaint.addons.sources import SUFFIX, File, Limits, download, fetch, names, read_adapter_config
+from underpaint.addons.sources import (
+    SUFFIX,
+    File,
+    Limits,
+    download,
+    fetch,
+    folders,
+    missing,
+    names,
+    read_adapter_config,
+)
 from underpaint.deployment import default_repository
 from underpaint.errors import InvalidArgument, NotFound, UnderpaintError
 from underpaint.wishes import check_lora_name
@@ -38,7 +48,7 @@ class Description:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser("lora", help="list, add and remove LoRAs", description=_ABOUT)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="those in the store, and whether they are sound")
+    listing = actions.add_parser("list", help="those in all folders that a server looks in, and whether they are sound")
     listing.add_argument("--json", action="store_true", help="as JSON")
     adding = actions.add_parser("add", help="check a file of diffusers, PEFT or Kohya, and put it into the store")
     adding.add_argument("file", help="a path, a URL that fsspec can open, or hf://ORG/REPO, a repository of the hub")
@@ -55,16 +65,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _list(args: argparse.Namespace) -> int:
-    store, bases = _store(args), _bases(args)
-    described = [_describe(name, store, bases) for name in names([str(store)])]
+    sources, bases = _sources(args), _bases(args)
+    described = [_describe(name, sources, bases) for name in names(sources)]
     if args.json:
         print(json.dumps([asdict(each) for each in described], indent=2))
         return 0
     for each in described:
         told = each.problem or f"rank {each.rank}, {' + '.join(each.parts)}, for {', '.join(each.bases)}"
         print(f"{each.name}  {each.bytes / 2**20:.2f} MiB  {told}")
-    if not described:
-        print(f"no LoRAs in {store}", file=sys.stderr)
+    afar = [source for source in sources if "://" in source]
+    if afar:
+        print(f"those in {', '.join(afar)} cannot be listed", file=sys.stderr)
+    elif not described:
+        print(f"no LoRAs in {', '.join(sources)}", file=sys.stderr)
     return 0
 
 
@@ -79,6 +92,8 @@ def _add(args: argparse.Namespace) -> int:
     store.mkdir(parents=True, exist_ok=True)
     if file.adapter_config is not None:
         _write(store / f"{name}.json", json.dumps(file.adapter_config).encode())
+    else:
+        (store / f"{name}.json").unlink(missing_ok=True)  # that of the one that is replaced
     _write(path, file.content)
     print(f"{path}  for {', '.join(fits)}")
     return 0
@@ -89,22 +104,23 @@ def _remove(args: argparse.Namespace) -> int:
     store = _store(args)
     path = store / f"{args.name}{SUFFIX}"
     if not path.is_file():
-        raise NotFound(
-            f"lora: there is no {args.name} in {store}; there are: {', '.join(names([str(store)])) or 'none'}"
-        )
+        raise missing(args.name, [str(store)])
     path.unlink()
     (store / f"{args.name}.json").unlink(missing_ok=True)
     return 0
 
 
+def _sources(args: argparse.Namespace) -> tuple[str, ...]:
+    """Where a server that is started like this looks; or the one folder that is named."""
+    return lora_sources(args.repository or default_repository()) if args.store is None else (str(args.store),)
+
+
 def _store(args: argparse.Namespace) -> Path:
     """The folder that is written to; what lies behind URLs is not ours to change."""
-    if args.store is not None:
-        return Path(args.store)
-    folders = [source for source in lora_sources(args.repository or default_repository()) if "://" not in source]
-    if not folders:
+    writable = folders(_sources(args))
+    if not writable:
         raise InvalidArgument.of("store", os.environ.get(VARIABLE), f"a folder, with --store or in ${VARIABLE}")
-    return Path(folders[0])
+    return writable[0]
 
 
 def _bases(args: argparse.Namespace) -> dict[str, dict[str, LoraLayout]]:
@@ -151,10 +167,11 @@ def _read(name: str, file: File, bases: Mapping[str, Mapping[str, LoraLayout]]) 
     return next(iter(fits.values())), tuple(fits)
 
 
-def _describe(name: str, store: Path, bases: Mapping[str, Mapping[str, LoraLayout]]) -> Description:
-    size = (store / f"{name}{SUFFIX}").stat().st_size
+def _describe(name: str, sources: Sequence[str], bases: Mapping[str, Mapping[str, LoraLayout]]) -> Description:
+    path = next(path for path in (folder / f"{name}{SUFFIX}" for folder in folders(sources)) if path.exists())
+    size = path.stat().st_size
     try:
-        lora, fits = _read(name, fetch(name, [str(store)], Limits()), bases)
+        lora, fits = _read(name, fetch(name, [str(path.parent)], Limits()), bases)
     except UnderpaintError as error:
         return Description(name, size, problem=str(error))
     narrow = bases[fits[0]]["unet"].narrow_width

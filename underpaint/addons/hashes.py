@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from underpaint.addons.sources import SUFFIX
+from underpaint.addons.sources import SUFFIX, folders
 
 _DIGITS = 16
 _BLOCK = 1 << 20
@@ -21,7 +21,7 @@ class AddonHashes:
 
     def __init__(self, repository: Path, lora_sources: Sequence[str]) -> None:
         self._repository = repository
-        self._folders = [Path(source) for source in lora_sources if "://" not in source]
+        self._folders = folders(lora_sources)
         self._known: dict[tuple[Path, ...], tuple[tuple[int, ...], str]] = {}
 
     def lora(self, name: str) -> str:

@@ -61,23 +61,32 @@ def fetch(name: str, sources: Sequence[str], limits: Limits) -> File:
             return found
     if unreachable:
         raise unreachable[0]
-    raise NotFound(
-        f"lora: there is no {name} in {', '.join(sources)}; there are: {', '.join(names(sources)) or 'none'}"
-    )
+    raise missing(name, sources)
 
 
 def names(sources: Sequence[str]) -> list[str]:
     """The LoRAs in the folders among the sources; what lies behind URLs is not listed."""
-    folders = [Path(source) for source in sources if "://" not in source]
-    return sorted({path.stem for folder in folders for path in folder.glob(f"*{SUFFIX}")})
+    return sorted({path.stem for folder in folders(sources) for path in folder.glob(f"*{SUFFIX}")})
+
+
+def folders(sources: Sequence[str]) -> list[Path]:
+    """Those of the sources that are folders, in order."""
+    return [Path(source) for source in sources if "://" not in source]
+
+
+def missing(name: str, sources: Sequence[str]) -> NotFound:
+    """That none of the sources has it, and what there is, as far as that can be listed."""
+    known, all_listed = ", ".join(names(sources)), len(folders(sources)) == len(sources)
+    told = f"; there are: {known or 'none'}" if known or all_listed else ""
+    return NotFound(f"lora: there is no {name} in {', '.join(sources)}{told}")
 
 
 def stamp(name: str, sources: Sequence[str]) -> str:
     """Changes when the file, or PEFT's config beside it, does, as far as that can be told without reading them; empty
     for what comes from afar."""
-    for source in sources:
-        path, config = Path(source) / f"{name}{SUFFIX}", Path(source) / f"{name}.json"
-        if "://" not in source and path.is_file():
+    for folder in folders(sources):
+        path, config = folder / f"{name}{SUFFIX}", folder / f"{name}.json"
+        if path.is_file():
             states = [each.stat() for each in (path, config) if each.is_file()]
             return " ".join(f"{state.st_mtime_ns:x}-{state.st_size:x}" for state in states)
     return ""
