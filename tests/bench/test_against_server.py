@@ -18,6 +18,7 @@ from underpaint.bench.cascades.replaying import replay_all
 from underpaint.bench.common.machine import Machine
 from underpaint.bench.demand.traces import Schedule
 from underpaint.bench.judging.quality import Embedder
+from underpaint.bench.judging.scores import Scores
 from underpaint.bench.policies import report
 from underpaint.bench.policies.arena import Arena, Order, entrants
 from underpaint.bench.policies.contest import Pace
@@ -49,11 +50,14 @@ def test_calibration(server: Any) -> None:
     plan = Plan(2, 2, 0, small.refinement_steps, large.num_inference_steps)
     transport = connect(server.grpc_url)
     embedder: Embedder = arena.embedder or FakeEmbedder()
-    campaign = Campaign(plan, Studio(transport, arena.deployment), embedder)
+    scorers = Scores(REPOSITORY, arena.deployment.family)
+    campaign = Campaign(plan, Studio(transport, arena.deployment), embedder, scorers)
     assert campaign.paint()
     transport.close()
-    pairs = campaign.pairs()
-    assert 0.0 in pairs["modm"][0].by_skip and len(pairs["modm"][0].by_skip) == 1 + len(plan.refine_skips)
+    requests = campaign.requests()
+    pairs = campaign.pairs(requests)
+    assert len(requests.full) == len(requests.small_confidence) == len(requests.difficulty) == 4
+    assert len(pairs["modm"][0].by_skip) == len(plan.refine_skips)
     assert len(pairs["nirvana"][0].by_skip) == len(plan.resume_steps)
     # Resumed from its own K, or refined a little, a picture is still a picture.
     assert max(pairs["nirvana"][0].by_skip.values()) > 0.3

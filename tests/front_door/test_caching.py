@@ -34,7 +34,7 @@ from underpaint.front_door.scoring import Scoring
 from underpaint.front_door.tally import Tally
 from underpaint.front_door.traffic import Release, Traffic
 from underpaint.front_door.underway import Underway
-from underpaint.policies import Calibration, Settings, Thresholds
+from underpaint.policies import Settings
 from underpaint.requests import GenerateRequest
 
 ALL_LATENTS = {(1, step): LATENTS for step in (2, 5, 7, 10, 12, 17, 22)}
@@ -361,7 +361,7 @@ def test_where_painting_takes_long_the_cache_may_take_a_little_longer_too() -> N
     patience = Patience(embed_s=1.0, lookup_s=0.1, fetch_s=0.5, share=0.05)
     assert patience.when_painting_takes(0.0) == patience
     assert patience.when_painting_takes(4.0) == replace(patience, lookup_s=0.2)
-    assert patience.when_painting_takes(100.0) == replace(patience, embed_s=5.0, lookup_s=5.0, fetch_s=5.0)
+    assert patience.when_painting_takes(100.0) == replace(patience, embed_s=5.0, lookup_s=5.0, fetch_s=5.0, score_s=5.0)
 
 
 def test_a_cache_that_hangs_is_left_alone_after_a_while_and_used_again_when_it_is_back() -> None:
@@ -404,19 +404,16 @@ def test_a_source_that_a_model_refuses_is_a_miss(policy: str, model: str) -> Non
     check_served_as_a_miss(server, reply, "broken", warned=True)
 
 
-@pytest.mark.parametrize(("similarity", "model"), [(0.95, "little_refine"), (0.5, "little")])
 @pytest.mark.parametrize(
     "refusal", [InvalidArgument("LoRA palette: base model: got 'big'"), NotFound("no palette"), Unavailable("too late")]
 )
-def test_where_the_small_variant_cannot_have_a_lora_the_large_one_paints(
-    similarity: float, model: str, refusal: UnderpaintError
-) -> None:
-    server = knowing(a_match(similarity))
-    server.refusals[model] = refusal
+def test_where_the_small_variant_cannot_have_a_lora_the_large_one_paints(refusal: UnderpaintError) -> None:
+    server = knowing(a_match(0.95))
+    server.refusals["little_refine"] = refusal
     request = circle("modm", lora="palette", on_missing_lora="without")
-    reply = run(door_for_loras(server, replace(CALIBRATION, modm=Thresholds.of((0.8, 0.6), (0.4, 0.0)))).serve(request))
+    reply = run(door_for_loras(server).serve(request))
     assert [(call.model, call.parameters["on_missing_lora"]) for call in server.calls] == [
-        (model, "fail"),
+        ("little_refine", "fail"),
         ("big", "without"),
     ]
     check_served_as_a_miss(server, reply, "unfit", warned=False)
@@ -430,11 +427,12 @@ def test_what_lacks_a_lora_is_not_kept_as_if_it_had_it() -> None:
     assert kept == {(): True, ("lora: palette could not be had; painted without",): False}
 
 
-def door_for_loras(server: FakeServer, calibration: Calibration = CALIBRATION) -> FrontDoor:
+def door_for_loras(server: FakeServer) -> FrontDoor:
     variants = {name: replace(each, loras=True) for name, each in DEPLOYMENT.variants.items()}
     deployment = replace(DEPLOYMENT, variants=variants)
-    settings = Settings.of(deployment, calibration)
-    return FrontDoor(deployment, server, READERS, LIMITS, settings, log=server.cache.log.append)
+    return FrontDoor(
+        deployment, server, READERS, LIMITS, Settings.of(deployment, CALIBRATION), log=server.cache.log.append
+    )
 
 
 def test_an_error_of_a_model_on_the_way_from_a_source_is_the_callers() -> None:
@@ -716,7 +714,7 @@ def test_an_insert_that_fails_costs_a_log_line(broken: str, failure: Exception) 
 
 def test_what_fails_its_prompt_is_not_kept() -> None:
     server = knowing()
-    server.scorers.scores["discriminator"] = 0.4
+    server.scorers.scores["discriminator"] = 0.15
     door = remembered(server, circle("modm"), circle("modm"), circle("modm"))
     assert len(server.scorers.judged) == 3
     assert door.tally.remembered == {("kept",): 0, ("poor",): 3}
@@ -725,13 +723,13 @@ def test_what_fails_its_prompt_is_not_kept() -> None:
 
 def test_of_those_that_wait_together_each_is_judged_by_itself() -> None:
     server = knowing()
-    server.scorers.scores["discriminator"] = 0.4
+    server.scorers.scores["discriminator"] = 0.15
 
     async def scenario() -> None:
         door = open_door(server, CALIBRATED)
         first, second = [await door.serve(circle("modm", seed=number)) for number in range(2)]
         assert first.keepsake is not None
-        door.remember(replace(first, keepsake=replace(first.keepsake, least_confidence=0.3)))
+        door.remember(replace(first, keepsake=replace(first.keepsake, least_confidence=0.1)))
         door.remember(second)
         await door.drain(5.0)
 
@@ -743,7 +741,7 @@ def test_of_those_that_wait_together_each_is_judged_by_itself() -> None:
 def test_an_operator_may_keep_everything() -> None:
     server = knowing()
     server.scorers.scores["discriminator"] = 0.0
-    remembered(server, circle("modm"), settings=replace(CALIBRATED, keep_confidence=0.0))
+    remembered(server, circle("modm"), settings=replace(CALIBRATED, least_confidence=0.0))
     assert server.scorers.asked == []
     assert server.cache.inserts == [1]
 
@@ -752,7 +750,8 @@ def test_without_a_discriminator_everything_is_kept() -> None:
     server = knowing()
 
     async def scenario() -> None:
-        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, READERS, settings=CALIBRATED)
+        settings = replace(CALIBRATED, judged=False)
+        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, READERS, settings=settings)
         door.remember(await door.serve(circle("modm")))
         await door.drain(5.0)
 
@@ -823,30 +822,89 @@ def test_hits_misses_and_steps_are_counted() -> None:
     }
 
 
-def test_what_is_near_is_painted_by_the_small_variant_in_the_size_of_the_large_one() -> None:
+EASED = replace(CALIBRATED, calibration=replace(CALIBRATION, hard={"modm": 0.5}), judged=True)
+
+
+def test_what_is_new_but_easy_is_painted_by_the_small_variant_in_the_size_of_the_large_one() -> None:
     other_size = replace(DEPLOYMENT.variant("little"), sizes=((9, 9), (6, 4)))
     deployment = replace(DEPLOYMENT, variants={**DEPLOYMENT.variants, "little": other_size})
-    calibration = replace(CALIBRATION, modm=Thresholds.of((0.8, 0.6), (0.6, 0.0)))
-    server = knowing(a_match(0.7), along=True)
-    settings = Settings.of(deployment, calibration)
-    door = FrontDoor(deployment, server, READERS, LIMITS, settings, log=server.cache.log.append)
+    server = knowing(a_match(0.5), along=True)
+    door = FrontDoor(deployment, server, READERS, LIMITS, EASED, log=server.cache.log.append)
     reply = run(door.serve(circle("modm")))
-    (call,), (lookup,) = server.calls, server.cache.lookups
+    (call,) = server.calls
     assert call.model == "little" and (call.inputs["width"].item(), call.inputs["height"].item()) == (6, 4)
-    assert lookup["bring_from"] == [pytest.approx(0.8)] and "fetch" not in server.cache.asked
+    assert "fetch" not in server.cache.asked and server.scorers.asked == ["router", "discriminator"]
     outcome = reply.outcome
-    assert (outcome.start, outcome.variant, outcome.miss, outcome.source) == ("noise", "little", "near", None)
+    assert (outcome.start, outcome.variant, outcome.miss, outcome.source) == ("noise", "little", "easy", None)
     assert (outcome.steps_run, outcome.steps_skipped, outcome.generation, outcome.warnings) == (10, 0, 0, ())
-    assert reply.keepsake is not None and door.tally.misses["modm", "near"] == 1
+    assert (outcome.router_score, outcome.confidence, outcome.escalated) == (0.2, 0.9, False)
+    assert reply.keepsake is not None and door.tally.misses["modm", "easy"] == 1
 
 
-def test_what_is_near_but_not_for_the_small_variant_is_a_miss() -> None:
-    calibration = replace(CALIBRATION, modm=Thresholds.of((0.6, 0.0)))
-    server, request = knowing(a_match(0.7)), circle("modm", num_inference_steps=40)
+def test_a_hit_asks_no_scorer() -> None:
+    server = knowing(a_match(0.85))
+    assert run(open_door(server, EASED).serve(circle("modm"))).outcome.source is not None
+    assert server.scorers.asked == []
+
+
+@pytest.mark.parametrize("trouble", ["hard", "down", "slow"])
+def test_without_the_router_s_leave_the_large_variant_paints(trouble: str) -> None:
+    server = knowing()
+    server.scorers.scores["router"] = 0.5
+    server.scorers.failures |= {"router": Unavailable("it is being reloaded")} if trouble == "down" else {}
+    server.scorers.hanging |= {"router"} if trouble == "slow" else set()
+    reply = run(open_door(server, EASED, patience=Patience(score_s=0.05)).serve(circle("modm")))
+    assert [call.model for call in server.calls] == ["big"]
+    assert (reply.outcome.miss, reply.outcome.escalated) == ("empty", False)
+
+
+def test_what_the_small_variant_painted_poorly_is_painted_again_and_that_is_kept() -> None:
+    server = knowing()
+    server.scorers.scores["discriminator"] = 0.1
+
+    async def scenario() -> Reply:
+        door = open_door(server, EASED)
+        reply = await door.serve(circle("modm"))
+        server.scorers.scores["discriminator"] = 0.9
+        door.remember(reply)
+        await door.drain(5.0)
+        return reply
+
+    outcome = run(scenario()).outcome
+    assert [call.model for call in server.calls] == ["little", "big"]
+    assert (outcome.variant, outcome.escalated, outcome.confidence, outcome.miss) == ("big", True, 0.1, "empty")
+    assert server.scorers.asked == ["router", "discriminator", "discriminator"]  # the large one's for the store
+    assert [kept.entry["variant"] for kept in server.cache.inserted] == ["big"]
+
+
+def test_a_picture_that_was_judged_before_it_was_given_is_not_judged_again() -> None:
+    server = knowing()
+    remembered(server, circle("modm"), settings=EASED)
+    assert server.scorers.asked == ["router", "discriminator"]
+    assert [kept.entry["variant"] for kept in server.cache.inserted] == ["little"]
+
+
+def test_a_poor_picture_that_is_given_for_want_of_time_is_not_kept() -> None:
+    server = knowing()
+    server.scorers.scores["discriminator"] = 0.1
+    server.refusals["big"] = Unavailable("it is being reloaded")
+    door = remembered(server, circle("modm"), settings=EASED)
+    assert door.tally.remembered["poor",] == 1 and server.cache.inserted == []
+
+
+def test_a_small_variant_that_fails_at_what_is_easy_is_replaced_by_the_large_one() -> None:
+    server = knowing()
+    server.refusals["little"] = Unavailable("little: stub process is not healthy")
+    outcome = run(open_door(server, EASED).serve(circle("modm"))).outcome
+    assert [call.model for call in server.calls] == ["little", "big"]
+    assert (outcome.variant, outcome.miss, outcome.fallback) == ("big", "unfit", None)
+
+
+def test_what_is_easy_but_not_for_the_small_variant_is_a_miss() -> None:
+    server, request = knowing(a_match(0.5)), circle("modm", num_inference_steps=40)
     few = replace(DEPLOYMENT.variant("little"), max_inference_steps=20)
     deployment = replace(DEPLOYMENT, variants={**DEPLOYMENT.variants, "little": few})
-    settings = Settings.of(deployment, calibration)
-    door = FrontDoor(deployment, server, READERS, LIMITS, settings, log=server.cache.log.append)
+    door = FrontDoor(deployment, server, READERS, LIMITS, EASED, log=server.cache.log.append)
     outcome = run(door.serve(request)).outcome
     assert (outcome.variant, outcome.miss, outcome.steps_run) == ("big", "unfit", 40)
 

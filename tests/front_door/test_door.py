@@ -505,9 +505,9 @@ class SmallFirst(Policy):
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         return Plan(settings.small, Noise())
 
-    def after(self, plan: Plan, score: float | None, time_left_s: float | None, settings: Settings) -> Verdict:
+    def after(self, plan: Plan, score: float | None, time_left_s: float | None) -> Verdict:
         self.judged.append(plan.variant)
-        return Accept() if plan.variant == settings.large else Escalate(Plan(settings.large, Noise()))
+        return Accept() if plan.variant == "big" else Escalate(Plan("big", Noise()))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from underpaint.requests import GenerateRequest
 
 MODM = GenerateRequest.parse({"prompt": "a red circle", "policy": "modm"})
 HERE, THERE = np.eye(2, dtype=np.float32)
-BY_WORDS = Settings.of(DEPLOYMENT, replace(CALIBRATION, modm_text=Thresholds.of((0.9, 0.8), (0.5, 0.0))))
+BY_WORDS = Settings.of(DEPLOYMENT, replace(CALIBRATION, modm_text=Thresholds.of((0.9, 0.8), (0.5, 0.2))))
 
 
 def test_one_waits_for_the_nearest_of_a_scope_until_it_has_ended() -> None:

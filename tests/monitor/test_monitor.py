@@ -211,11 +211,11 @@ def test_readings_tell_queues_and_reuse() -> None:
     assert (load.reuse.hit_rate, load.reuse.left) == (0.5, pytest.approx(0.5))
 
 
-def test_what_is_near_is_work_of_the_small_variant() -> None:
+def test_what_is_easy_is_work_of_the_small_variant() -> None:
     """A hit that skips nothing, for those who decide who paints; other misses are not."""
     text = (
         'underpaint_door_requests_total{policy="modm"} 10\nunderpaint_door_hits_total{policy="modm"} 2\n'
-        'underpaint_door_misses_total{policy="modm",reason="near"} 3\n'
+        'underpaint_door_misses_total{policy="modm",reason="easy"} 3\n'
         'underpaint_door_misses_total{policy="modm",reason="empty"} 5\n'
         'underpaint_door_steps_run_total{policy="modm"} 80\nunderpaint_door_steps_skipped_total{policy="modm"} 20\n'
     )

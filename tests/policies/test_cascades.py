@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.policies.examples import EVIDENCE, REQUESTS
 from underpaint.deployment import Deployment, Scorer, Variant
-from underpaint.evidence import Evidence, Measured, Needs
+from underpaint.evidence import Evidence, Measured
 from underpaint.policies import Accept, Escalate, Escalation, Fallback, Noise, Plan, Policy, Settings, by_name
 from underpaint.requests import GenerateRequest
 
@@ -32,19 +32,21 @@ SCORER = Scorer("w", "w-tiny-s", (0.0, 0.1, 0.4, 0.8, 1.0))
 
 @BOTH
 def test_the_small_variant_paints_first_and_the_large_one_may_follow(policy: Policy) -> None:
-    assert policy.plan(CIRCLE, Evidence(1), SETTINGS) == Plan("tiny-s", Noise(), Escalation(LARGE))
+    assert policy.plan(CIRCLE, Evidence(1), SETTINGS) == Plan("tiny-s", Noise(), Escalation(LARGE, 0.7))
 
 
 @pytest.mark.parametrize(("score", "hard"), [(None, False), (0.0, False), (0.599, False), (0.6, True), (1.0, True)])
 def test_what_the_router_calls_hard_never_touches_the_small_variant(score: float | None, hard: bool) -> None:
     evidence = Evidence(1, router_score=score)
     plan = HADIS.plan(CIRCLE, evidence, SETTINGS)
-    assert plan == (LARGE if hard else Plan("tiny-s", Noise(), Escalation(LARGE)))
+    assert plan == (LARGE if hard else Plan("tiny-s", Noise(), Escalation(LARGE, 0.7)))
     assert DIFFSERVE.plan(CIRCLE, evidence, SETTINGS).variant == "tiny-s"
 
 
 def test_only_hadis_wants_the_router() -> None:
-    assert (DIFFSERVE.needs, HADIS.needs) == (Needs(), Needs(router=True))
+    assert not DIFFSERVE.asks_router(CIRCLE, Evidence(1), SETTINGS)
+    assert HADIS.asks_router(CIRCLE, Evidence(1), SETTINGS)
+    assert not HADIS.asks_router(replace(CIRCLE, variant="tiny-s"), Evidence(1), SETTINGS)
     assert DIFFSERVE.judges
     assert HADIS.judges
     assert not by_name("vanilla").judges
@@ -54,13 +56,13 @@ def test_only_hadis_wants_the_router() -> None:
 @pytest.mark.parametrize(("score", "good"), [(0.0, False), (0.699, False), (0.7, True), (1.0, True)])
 def test_an_image_is_accepted_from_the_threshold_on(policy: Policy, score: float, good: bool) -> None:
     plan = policy.plan(CIRCLE, Evidence(1), SETTINGS)
-    assert policy.after(plan, score, None, SETTINGS) == (Accept() if good else Escalate(LARGE))
+    assert policy.after(plan, score, None) == (Accept() if good else Escalate(LARGE))
 
 
 @BOTH
 def test_without_a_score_the_image_is_given_and_the_caller_told(policy: Policy) -> None:
     plan = policy.plan(CIRCLE, Evidence(1), SETTINGS)
-    assert policy.after(plan, None, None, SETTINGS) == Accept(Fallback.UNJUDGED)
+    assert policy.after(plan, None, None) == Accept(Fallback.UNJUDGED)
 
 
 @BOTH
@@ -70,9 +72,9 @@ def test_what_could_not_be_painted_again_in_time_is_given_as_it_is(policy: Polic
     plan = policy.plan(CIRCLE, Evidence(1, measured=measured), SETTINGS)
     assert plan.then is not None
     assert plan.then.predicted_s == pytest.approx(1.2 * 0.8335)
-    assert policy.after(plan, 0.1, spare_s, SETTINGS) == Accept(Fallback.LATE)
-    assert policy.after(plan, 0.1, 1.01, SETTINGS) == Escalate(LARGE)
-    assert policy.after(plan, 0.8, spare_s, SETTINGS) == Accept()  # what is good needs no excuse
+    assert policy.after(plan, 0.1, spare_s) == Accept(Fallback.LATE)
+    assert policy.after(plan, 0.1, 1.01) == Escalate(LARGE)
+    assert policy.after(plan, 0.8, spare_s) == Accept()  # what is good needs no excuse
 
 
 @BOTH
@@ -91,16 +93,16 @@ def test_a_variant_that_the_caller_names_is_not_judged(
     named = replace(request, variant="other")
     plan = policy.plan(named, evidence, SETTINGS)
     assert plan == Plan("other", Noise())
-    assert policy.after(plan, score, evidence.time_left_s, SETTINGS) == Accept()
+    assert policy.after(plan, score, evidence.time_left_s) == Accept()
 
 
 @BOTH
 @given(EVIDENCE, st.none() | st.floats(0, 1))
 def test_nothing_is_painted_a_third_time(policy: Policy, evidence: Evidence, score: float | None) -> None:
     plan = policy.plan(CIRCLE, evidence, SETTINGS)
-    verdict = policy.after(plan, score, None, SETTINGS)
+    verdict = policy.after(plan, score, None)
     if isinstance(verdict, Escalate):
-        assert policy.after(verdict.plan, score, None, SETTINGS) == Accept()
+        assert policy.after(verdict.plan, score, None) == Accept()
 
 
 @BOTH

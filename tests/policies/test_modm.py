@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from tests.policies.examples import EVIDENCE, REQUESTS, SETTINGS, a_match, found
 from underpaint.evidence import Evidence, Reuse, Space
-from underpaint.policies import CachedImage, Keep, Noise, Plan
+from underpaint.policies import Accept, CachedImage, Escalate, Fallback, Keep, Noise, Plan, Settings
 from underpaint.policies.modm import Modm
 from underpaint.policies.modm_text import ModmText
 from underpaint.policies.random_source import RandomSource
@@ -53,33 +54,65 @@ def test_only_the_small_variant_refines() -> None:
     assert MODM.plan(GenerateRequest("a circle", variant="tiny-s"), evidence, SETTINGS).start != Noise()
 
 
-NEAR = Thresholds.of((0.3, 0.6), (0.2, 0.0))
+def eased(hard: float = 0.7, **changes: object) -> Settings:
+    """Settings that leave to the small variant what the router does not call hard."""
+    assert SETTINGS.calibration is not None
+    calibration = replace(SETTINGS.calibration, hard={"modm": hard})
+    return replace(SETTINGS, calibration=calibration, **changes)
 
 
 @pytest.mark.parametrize(
-    ("similarity", "plan"),
+    ("similarity", "score", "plan"),
     [
-        (0.3, Plan("tiny-s", CachedImage(a_match(0.3), 30))),
-        (0.299, Plan("tiny-s", Noise(near=a_match(0.299)))),
-        (0.2, Plan("tiny-s", Noise(near=a_match(0.2)))),
-        (0.199, Plan("tiny-l", Noise())),
+        (0.3, None, Plan("tiny-s", CachedImage(a_match(0.3), 30))),
+        (0.2, 0.69, Plan("tiny-s", Noise(easy=True))),
+        (0.2, 0.7, Plan("tiny-l", Noise())),
+        (0.2, None, Plan("tiny-l", Noise())),
     ],
 )
 @pytest.mark.parametrize("policy", [MODM, RANDOM])
-def test_what_is_near_is_left_to_the_small_variant(policy: Modm, similarity: float, plan: Plan) -> None:
-    """Similar enough for that, and too far to be painted over: it starts from noise, and reuses nothing."""
-    assert SETTINGS.calibration is not None
-    settings = replace(SETTINGS, calibration=replace(SETTINGS.calibration, modm=NEAR))
+def test_what_is_new_and_not_hard_is_left_to_the_small_variant(
+    policy: Modm, similarity: float, score: float | None, plan: Plan
+) -> None:
     match = a_match(similarity)
-    assert policy.plan(FIFTY, found(match, stranger=match), settings) == plan
-    assert settings.to_run(FIFTY, plan) == (20 if plan.skipped else 50)
-    assert policy.plan(replace(FIFTY, variant="tiny-l"), found(match), settings) == Plan("tiny-l", Noise())
+    evidence = replace(found(match, stranger=match), router_score=score)
+    assert policy.plan(FIFTY, evidence, eased()) == plan
+    assert policy.plan(replace(FIFTY, variant="tiny-l"), evidence, eased()) == Plan("tiny-l", Noise())
+    assert policy.asks_router(FIFTY, evidence, eased()) == (plan.skipped == 0)
+    assert not policy.asks_router(FIFTY, evidence, SETTINGS)
 
 
-def test_what_is_near_is_kept_as_it_comes_from_noise() -> None:
-    near = Plan("tiny-s", Noise(near=a_match(0.2)))
-    assert MODM.keep(FIFTY, near, SETTINGS) == Keep()
-    assert MODM.keep(FIFTY, near, replace(SETTINGS, keep_small=False)) is None
+def test_what_nothing_at_all_was_found_for_may_be_easy_too() -> None:
+    alone = Evidence(1, router_score=0.1)
+    assert MODM.plan(FIFTY, alone, eased()) == Plan("tiny-s", Noise(easy=True))
+    assert ModmText().plan(FIFTY, alone, eased()) == Plan("tiny-l", Noise())  # that was not measured
+
+
+def test_what_the_small_variant_painted_poorly_the_large_one_paints_again() -> None:
+    plan = MODM.plan(FIFTY, Evidence(1, router_score=0.1), eased(judged=True, least_confidence=0.3))
+    assert MODM.after(plan, 0.3, None) == Accept()
+    assert MODM.after(plan, 0.29, None) == Escalate(Plan("tiny-l", Noise()))
+    assert MODM.after(plan, None, None) == Accept(Fallback.UNJUDGED)
+    assert MODM.after(MODM.plan(FIFTY, found(a_match(0.3)), eased(judged=True)), None, None) == Accept()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"cache": "reproducible"}, {"variant": "tiny-s"}, {"lora": "palette"}, {"controlnet": "layout"}],
+)
+def test_what_the_caller_fixes_is_not_left_to_chance(asked: dict[str, str]) -> None:
+    """Neither by what the router says today, nor by a variant that the add-ons were not made for."""
+    images = {"control_image": np.zeros((1, 64, 64, 3), np.uint8)} if "controlnet" in asked else {}
+    request = GenerateRequest("a circle", **asked, **images)  # type: ignore[arg-type]
+    evidence = Evidence(1, router_score=0.1)
+    assert not MODM.asks_router(request, evidence, eased())
+    assert MODM.plan(request, evidence, eased()).start == Noise()
+
+
+def test_what_is_easy_is_kept_as_it_comes_from_noise() -> None:
+    easy = Plan("tiny-s", Noise(easy=True))
+    assert MODM.keep(FIFTY, easy, SETTINGS) == Keep()
+    assert MODM.keep(FIFTY, easy, replace(SETTINGS, keep_small=False)) is None
 
 
 def test_cache_all_and_cache_large() -> None:

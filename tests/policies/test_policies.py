@@ -49,7 +49,7 @@ def test_the_same_evidence_gives_the_same_plan(policy: Policy, request: Generate
     plan = policy.plan(request, evidence, SETTINGS)
     assert plan == policy.plan(request, evidence, SETTINGS)
     assert policy.keep(request, plan, SETTINGS) == policy.keep(request, plan, SETTINGS)
-    verdicts = [policy.after(plan, None, evidence.time_left_s, SETTINGS) for _ in range(2)]
+    verdicts = [policy.after(plan, None, evidence.time_left_s) for _ in range(2)]
     assert verdicts[0] == verdicts[1]
 
 
@@ -110,7 +110,7 @@ def test_vanilla_paints_with_the_large_variant_from_noise_whatever_happens(evide
     vanilla = policies.by_name("vanilla")
     plan = vanilla.plan(CIRCLE, evidence, SETTINGS)
     assert plan == Plan("tiny-l", Noise())
-    assert vanilla.after(plan, None, evidence.time_left_s, SETTINGS) == Accept()
+    assert vanilla.after(plan, None, evidence.time_left_s) == Accept()
 
 
 def test_small_paints_with_the_small_variant() -> None:

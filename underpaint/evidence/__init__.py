@@ -45,12 +45,10 @@ class Needs:
     """What a policy wants to know beyond what costs nothing.
 
     ``stranger``: an entry that has nothing to do with the request, for a control; it is looked up after ``matches``.
-    ``router``: the router's score.
     """
 
     matches: Query | None = None
     stranger: bool = False
-    router: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Miss(StrEnum):
     UNAVAILABLE = "unavailable"  # an error instead of an answer
     EMPTY = "empty"  # nothing is stored for requests like this one
     DECLINED = "declined"  # what was found is not similar enough, or not worth its fetch
-    NEAR = "near"  # what was found is not similar enough to be reused, but to leave the request to the small variant
+    EASY = "easy"  # nothing that was found is similar enough, and the prompt easy enough for the small variant
     GONE = "gone"  # evicted after it was found
     BROKEN = "broken"  # found and fetched, but it cannot be painted from
 
@@ -143,5 +141,5 @@ class Evidence:
         return self.matches[0] if self.matches else None
 
     def without_matches(self, absence: Absence) -> Evidence:
-        """The same, for a plan that makes do without the cache."""
-        return replace(self, matches=(), stranger=None, absence=absence)
+        """The same, for a plan that makes do without the cache, and with the large variant."""
+        return replace(self, matches=(), stranger=None, absence=absence, router_score=None)

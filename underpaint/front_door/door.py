@@ -250,12 +250,12 @@ class FrontDoor:
             except Unavailable as failure:
                 job, painting = cascade.give_up(failure, visit)
                 break
-            if policy.judges and plan.then is not None:
+            if plan.then is not None:
                 judging = self._scoring.judge(request, painting, visit)
                 cascade.confidence = await self._attendant.attend(judging, visit)
             left_s = None if request.reproducible else visit.promise_left_s()
             spare_s = None if left_s is None else left_s - held_up_s(self._workload.backlog_s())
-            verdict = policy.after(plan, cascade.confidence, spare_s, settings)
+            verdict = policy.after(plan, cascade.confidence, spare_s)
             if not isinstance(verdict, Escalate):
                 cascade.fallback = verdict.fallback
                 break
@@ -339,10 +339,10 @@ class FrontDoor:
 
 
 def _lost_by(refused: UnderpaintError, job: Job) -> Absence | None:
-    """What it means for what the cache proposed that a model refused it; None where it could not be done either way."""
+    """What it means for what saves work that a model refused it; None where it could not be done either way."""
     if job.plan.start == Noise() or isinstance(refused, _FINAL):
         return None
-    if job.request.loras or job.source is None:  # a LoRA is for one variant, which need not be the one that refines
+    if job.request.loras or job.source is None:  # a LoRA is for one variant, and so is what may be wrong with another
         return Absence(Miss.UNFIT)
     return Absence(Miss.BROKEN, str(refused)) if isinstance(refused, InvalidArgument) else None
 

@@ -1,10 +1,10 @@
 """Evidence, gathered for one request: only what its policy needs, cheapest first, and never at the request's expense.
 
-    the router's score
     what costs nothing → may anything be reused → embedding → is the same being painted → will a lookup find anything
     → lookup → a stranger
+    the router's score, where it still matters
 
-Where the second chain ends early, the evidence says why, and the request is served without the cache.
+Where the first chain ends early, the evidence says why, and the request is served without the cache.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Patience:
             embed_s=max(self.embed_s, least_s),
             lookup_s=max(self.lookup_s, least_s),
             fetch_s=max(self.fetch_s, least_s),
+            score_s=max(self.score_s, least_s),
         )
 
 
@@ -115,12 +116,16 @@ class Gatherer:
         self, policy: Policy, request: GenerateRequest, release: Release, visit: Visit, in_flight: int
     ) -> Evidence:
         """What ``policy`` needs to know. What cannot be found out is missing, with the reason; that is no error."""
-        routed = policy.needs.router and request.variant is None
-        score = await self._scoring.route(request, visit) if routed else None
         has_any = request.lora or request.controlnet
         named = await asyncio.to_thread(add_ons, request, self._hashes) if has_any else ()
         evidence = await self._gather(policy, request, release, visit, in_flight, named)
-        return replace(evidence, router_score=score, add_ons=named)
+        evidence = replace(evidence, add_ons=named)
+        if not policy.asks_router(request, evidence, release.settings):
+            return evidence
+        settings, large = release.settings, release.settings.large
+        painting_s = evidence.measured.step_ms.get(large, 0.0) * settings.steps(request, large) / 1e3
+        within_s = self._patience.when_painting_takes(painting_s).score_s
+        return replace(evidence, router_score=await self._scoring.route(request, visit, within_s))
 
     async def _gather(
         self,
@@ -213,11 +218,11 @@ class Gatherer:
 
 def _bring(query: Query, thresholds: Thresholds, sampling: Sampling, autoencoder: str) -> Bring:
     """Of an entry that is similar enough for something."""
-    reused = [row for row in thresholds.rows if row.skip]
+    rows = thresholds.rows
     if query.reuse is Reuse.IMAGE:
-        return Bring(tuple((row.similarity, 0) for row in reused[-1:]), autoencoder if query.refined else "")
+        return Bring(tuple((row.similarity, 0) for row in rows[-1:]), autoencoder if query.refined else "")
     steps = sampling.num_inference_steps
-    return Bring(tuple((row.similarity, thresholds.steps(row.similarity, steps)) for row in reused))
+    return Bring(tuple((row.similarity, thresholds.steps(row.similarity, steps)) for row in rows))
 
 
 def _spare_s(search: Search, visit: Visit) -> float:

@@ -99,14 +99,16 @@ def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting
         source=outcome.source.entry_id if outcome.source else None,
         metadata=outcome.metadata(),
     )
-    judged = deployment.discriminator is not None and not evidence.add_ons  # of styles it knows nothing
+    confidence = None if outcome.escalated else outcome.confidence  # which is of another image
+    passed = confidence is not None and confidence >= settings.least_confidence
+    judged = settings.judged and not passed and not evidence.add_ons  # of styles the discriminator knows nothing
     return Keepsake(
         entry,
         painting.image,
         evidence.embedding,
         painting.captured,
         outcome.request_id,
-        least_confidence=settings.keep_confidence if judged else 0.0,
+        least_confidence=settings.least_confidence if judged else 0.0,
     )
 
 
@@ -137,7 +139,7 @@ def _absence(policy: Policy, evidence: Evidence, job: Job) -> Absence | None:
     start = job.plan.start
     if policy.needs.matches is None or not isinstance(start, Noise):
         return None
-    return evidence.absence or Absence(Miss.NEAR if start.near else Miss.DECLINED)
+    return Absence(Miss.EASY) if start.easy else evidence.absence or Absence(Miss.DECLINED)
 
 
 def _not_helped(absence: Absence | None) -> tuple[str, ...]:

@@ -31,19 +31,19 @@ class Scoring:
     def __init__(
         self, transport: Transport, read: Read, tally: Tally, complaints: Complaints, patience_s: float
     ) -> None:
-        """``patience_s``: how long a request waits for a score, at least."""
+        """``patience_s``: how long an image waits for its score, at least."""
         self._transport, self._read = transport, read
         self._tally, self._complaints, self._patience_s = tally, complaints, patience_s
         self._router, self._discriminator = Hurry("router", _TURNS), Hurry("discriminator", _TURNS)
 
-    async def route(self, request: GenerateRequest, visit: Visit) -> float | None:
-        """The chance that the small variant fails at the prompt.
+    async def route(self, request: GenerateRequest, visit: Visit, within_s: float) -> float | None:
+        """The chance that the small variant fails at the prompt; None if it does not come ``within_s``.
 
         Raises:
             UnderpaintError: there is no score for a reproducible request.
         """
         with visit.timed("route"):
-            score = await self._score(self._router, lambda: self._routed(request.prompt), request, self._patience_s)
+            score = await self._score(self._router, lambda: self._routed(request.prompt), request, within_s)
         if score is not None:
             self._tally.score("difficulty", score)
         return score

@@ -37,9 +37,8 @@ class Underway:
         self._coming: dict[str, _Coming] = {}
 
     def begin(self, request_id: str, scopes: Sequence[str], embedding: np.ndarray) -> None:
-        """It is being painted from now on, and will be put into the cache."""
-        self.end(request_id)
-        self._coming[request_id] = _Coming(request_id, scopes, embedding)
+        """It is being painted from now on, and will be put into the cache. Painted again, it is still the same."""
+        self._coming.setdefault(request_id, _Coming(request_id, scopes, embedding))
 
     def end(self, request_id: str) -> None:
         """It is in the cache, or will never be. Nothing happens where it is not known."""

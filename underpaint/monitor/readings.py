@@ -37,14 +37,14 @@ class Reading:
     @classmethod
     def of(cls, now: Sample, grown: Sample) -> Reading:
         """From what an endpoint shows now, and how much each value has grown."""
-        near = grown.by(f"{_DOOR}_misses_total", "reason").get(Miss.NEAR, 0.0)
+        easy = grown.by(f"{_DOOR}_misses_total", "reason").get(Miss.EASY, 0.0)
         held = now.by(f"{_DENOISER}_running", "model") + now.by(f"{_DENOISER}_waiting", "model")
         return cls(
             seconds=grown.at,
             arrivals=round(grown.total(f"{_DOOR}_arrivals_total")),
             answered=round(grown.total(f"{_DOOR}_requests_total")),
             waiting={model.removesuffix("_denoiser"): count for model, count in held.items()},
-            hits=round(grown.total(f"{_DOOR}_hits_total") + near),
+            hits=round(grown.total(f"{_DOOR}_hits_total") + easy),
             steps_run=grown.total(f"{_DOOR}_steps_run_total"),
             steps_skipped=grown.total(f"{_DOOR}_steps_skipped_total"),
         )

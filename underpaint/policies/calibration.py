@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ class Calibration:
 
     Attributes:
         embedder, small, large: hashes, as in the deployment that it was measured on; ``small`` is the refiner's.
+        router, discriminator: the same, where ``hard`` says something; else empty.
         alpha: the share of full quality that is kept; ``over``: on every hit, or by all requests together.
         modm: image similarity to share of the refiner's steps that a refinement of the image may skip.
         modm_text: the same by text similarity.
         nirvana: text similarity to share of the large variant's steps that a resumed trajectory may skip.
         retrieval: text similarity from which an image is as good as new; a single row, which skips everything.
+        hard: by table, ``modm`` or ``modm_text``, the router's score from which the large variant paints what nothing
+            similar was found for; below, the small one does. Where a table is missing, the large one paints them all.
         measured_at: ISO 8601 date and time; ``measured_on``: the machine, in words.
     """
 
@@ -48,6 +51,9 @@ class Calibration:
     modm_text: Thresholds = NEVER
     nirvana: Thresholds = NEVER
     retrieval: Thresholds = NEVER
+    hard: Mapping[str, float] = field(default_factory=dict)
+    router: str = ""
+    discriminator: str = ""
     over: str = OVER[0]
     measured_at: str = ""
     measured_on: str = ""
@@ -57,13 +63,22 @@ class Calibration:
             raise InvalidArgument.of("alpha", self.alpha, "a share of full quality, above 0 and up to 1")
         if self.over not in OVER:
             raise InvalidArgument.of("over", self.over, ", ".join(OVER))
+        for name, score in self.hard.items():
+            if name not in _TABLES or not 0 <= score <= 1:
+                raise InvalidArgument.of("hard", {name: score}, f"a probability for {', '.join(_TABLES)}")
+
+    def table(self, name: str) -> Thresholds:
+        """Of a system, by its name."""
+        return {each: getattr(self, each) for each in _TABLES}[name]
 
     def misfit(self, deployment: Deployment) -> str:
         """Why this does not speak for ``deployment``; empty where it does."""
+        scorers = {"router": deployment.router, "discriminator": deployment.discriminator} if self.hard else {}
         pairs = {
             "embedder": (self.embedder, deployment.embedder),
             "small variant, the refiner": (self.small, deployment.variant(deployment.refiner).weights),
             "large variant": (self.large, deployment.variant(deployment.large).weights),
+            **{name: (getattr(self, name), scorer.weights if scorer else "") for name, scorer in scorers.items()},
         }
         for part, (measured, deployed) in pairs.items():
             if not deployed:

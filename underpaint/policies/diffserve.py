@@ -7,7 +7,7 @@ arXiv:2411.15381. There, an image that is deferred too late is dropped; here its
 from __future__ import annotations
 
 from underpaint.evidence import Evidence
-from underpaint.policies.plan import Accept, Escalate, Escalation, Fallback, Noise, Plan, Policy, Settings, Verdict
+from underpaint.policies.plan import Escalation, Noise, Plan, Policy, Settings
 from underpaint.requests import GenerateRequest
 
 _MARGIN = 1.2  # others come meanwhile
@@ -20,28 +20,18 @@ class DiffServe(Policy):
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         if request.variant is not None:  # that is what its caller gets
             return Plan(request.variant, Noise())
-        large = Plan(settings.large, Noise())
         if settings.large == settings.small or self.hard(evidence, settings):
-            return large
-        return Plan(settings.small, Noise(), then=Escalation(large, predicted_s(request, evidence, settings)))
+            return Plan(settings.large, Noise())
+        then = painted_again(request, evidence, settings, below=settings.confidence_cutoff)
+        return Plan(settings.small, Noise(), then)
 
     def hard(self, evidence: Evidence, settings: Settings) -> bool:
         """Whether the small variant need not even try."""
         return False
 
-    def after(self, plan: Plan, score: float | None, spare_s: float | None, settings: Settings) -> Verdict:
-        if plan.then is None:
-            return Accept()
-        if score is None:
-            return Accept(Fallback.UNJUDGED)
-        if score >= settings.confidence_cutoff:
-            return Accept()
-        if spare_s is not None and spare_s < plan.then.predicted_s:
-            return Accept(Fallback.LATE)
-        return Escalate(plan.then.plan)
 
-
-def predicted_s(request: GenerateRequest, evidence: Evidence, settings: Settings) -> float:
-    """What the large variant's painting is worth of the machine's time, as seen of late, in seconds."""
+def painted_again(request: GenerateRequest, evidence: Evidence, settings: Settings, below: float) -> Escalation:
+    """By the large variant from noise. How long that takes of the machine's time is told by what was seen of late."""
     steps = settings.steps(request, settings.large)
-    return _MARGIN * evidence.measured.work_ms.get(settings.large, 0.0) * steps / 1e3
+    predicted_s = _MARGIN * evidence.measured.work_ms.get(settings.large, 0.0) * steps / 1e3
+    return Escalation(Plan(settings.large, Noise()), below, predicted_s)

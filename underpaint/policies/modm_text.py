@@ -5,15 +5,11 @@ from __future__ import annotations
 
 from underpaint.evidence import Needs, Query, Reuse, Space
 from underpaint.policies.modm import Modm
-from underpaint.policies.plan import Settings
-from underpaint.policies.thresholds import NEVER, Thresholds
 
 
 class ModmText(Modm):
     """MoDM, but text to text, as Nirvana looks things up: tells repeats from edits where captions differ little."""
 
     name = "modm-text"
+    table = "modm_text"
     needs = Needs(matches=Query(Space.TEXT, Reuse.IMAGE, refined=True))
-
-    def thresholds(self, settings: Settings) -> Thresholds:
-        return settings.calibration.modm_text if settings.calibration else NEVER

@@ -25,10 +25,10 @@ TAKEN_OVER = 0.5  # of a run; what skips more hardly differs from its source: wh
 class Noise:
     """Start from nothing: run every step.
 
-    ``near``: the entry that is similar enough for the small variant to paint the request, but not to be painted over.
+    ``easy``: nothing that is stored is of use, but the router thinks the small variant equal to the prompt (MoDM).
     """
 
-    near: Match | None = None
+    easy: bool = False
     name: ClassVar[str] = "noise"
 
 
@@ -79,9 +79,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Escalation:
-    """A second painting. ``predicted_s``: how long it takes with the machine to itself; 0 where nobody knows yet."""
+    """A second painting, where the discriminator gives the first less than ``below``.
+
+    ``predicted_s``: how long it takes with the machine to itself; 0 where nobody knows yet.
+    """
 
     plan: Plan
+    below: float
     predicted_s: float = 0.0
 
 
@@ -142,8 +146,10 @@ class Settings:
         max_generation: where reuse ends. An image painted from noise is of generation 0, one made from it of 1, and
             so on; 1 forbids to make anything from what was itself made from something.
         keep_small: whether MoDM keeps the small variant's images too (its *cache-all*) or not (*cache-large*).
-        keep_confidence: no image is kept that the discriminator, where there is one, gives a lower chance of showing
-            what its prompt says: whoever asks for the same would get the same faults. 0 keeps them all.
+        judged: whether there is a discriminator at all.
+        least_confidence: the chance of showing what its prompt says that the discriminator, where there is one, must
+            give an image for it to be kept, since whoever asks for the same would get the same faults; below it, MoDM
+            has the large variant paint again what it left to the small one. 0 lets everything pass.
         small_share: of the requests under ``random-mix``, how many the small variant paints.
         shadow_share: of the hits, how many are painted in full as well once they are answered, to compare.
         predict: whether Nirvana asks its match predictor before it looks anything up.
@@ -168,7 +174,8 @@ class Settings:
     uncalibrated: str = ""
     max_generation: int = 4
     keep_small: bool = True
-    keep_confidence: float = _EVEN_ODDS
+    judged: bool = False
+    least_confidence: float = 0.2
     small_share: float = 0.5
     shadow_share: float = 0.0
     predict: bool = True
@@ -190,7 +197,7 @@ class Settings:
                 raise InvalidArgument.of(name, getattr(self, name), "a share, 0 to 1")
         if self.slo_ms is not None and self.slo_ms < 1:
             raise InvalidArgument.of("slo_ms", self.slo_ms, "1 or more")
-        for name in ("confidence_threshold", "router_threshold", "keep_confidence"):
+        for name in ("confidence_threshold", "router_threshold", "least_confidence"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InvalidArgument.of(name, value, "a probability, 0 to 1")
@@ -209,6 +216,7 @@ class Settings:
             calibration=None if uncalibrated else calibration,
             uncalibrated=uncalibrated,
             unscored=unscored,
+            judged=deployment.discriminator is not None,
             router=scorers.get("router"),
             discriminator=scorers.get("discriminator"),
             **{**by_default, **decided},
@@ -279,7 +287,7 @@ class Policy:
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs()
-    judges: ClassVar[bool] = False  # whether ``after`` wants the discriminator's score of an image that may be improved
+    judges: ClassVar[bool] = False  # whether it is nothing without a discriminator
 
     def thresholds(self, settings: Settings) -> Thresholds:
         """How similar a match must be to be of use."""
@@ -293,14 +301,27 @@ class Policy:
         """Decide before anything is painted."""
         raise NotImplementedError
 
+    def asks_router(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> bool:
+        """Whether the router's score would change the plan; decided when all other evidence is there."""
+        return False
+
     def keep(self, request: GenerateRequest, plan: Plan, settings: Settings) -> Keep | None:
         """What the cache should keep of what ``plan`` paints, if anything."""
         return None
 
-    def after(self, plan: Plan, score: float | None, spare_s: float | None, settings: Settings) -> Verdict:
+    def after(self, plan: Plan, score: float | None, spare_s: float | None) -> Verdict:
         """Decide what follows once ``plan`` has been run.
 
-        ``score``: what the discriminator gives the image, where there is one; ``spare_s``: to the deadline or to what
-        was promised, less the time by which all that was let in before holds it up; None where nothing was promised.
+        ``score``: what the discriminator gives the image; None where it was not asked or did not answer. ``spare_s``:
+        to the deadline or to what was promised, less the time by which all that was let in before holds it up; None
+        where nothing was promised.
         """
-        return Accept()
+        if plan.then is None:
+            return Accept()
+        if score is None:
+            return Accept(Fallback.UNJUDGED)
+        if score >= plan.then.below:
+            return Accept()
+        if spare_s is not None and spare_s < plan.then.predicted_s:
+            return Accept(Fallback.LATE)
+        return Escalate(plan.then.plan)

@@ -17,10 +17,7 @@ _TOLERANCE = 1e-9  # 0.58 of 50 steps are 29, which floating point makes 28.9999
 
 @dataclass(frozen=True)
 class Threshold:
-    """From ``similarity`` on (inclusive), ``skip`` of a run, 0 to 1, may be skipped by whoever serves hits.
-
-    0 where it has to run all of its steps from noise, and yet will do: what the small variant may paint for MoDM.
-    """
+    """From ``similarity`` on (inclusive), ``skip`` of a run, up to 1, may be skipped by whoever serves hits."""
 
     similarity: float
     skip: float
@@ -28,8 +25,8 @@ class Threshold:
     def __post_init__(self) -> None:
         if not -1 <= self.similarity <= 1:
             raise InvalidArgument.of("similarity", self.similarity, "-1 to 1, a cosine")
-        if not 0 <= self.skip <= 1:
-            raise InvalidArgument.of("skip", self.skip, "a share of all steps, 0 to 1")
+        if not 0 < self.skip <= 1:
+            raise InvalidArgument.of("skip", self.skip, "a share of all steps, above 0 and up to 1")
 
 
 @dataclass(frozen=True)

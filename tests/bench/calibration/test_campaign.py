@@ -12,8 +12,9 @@ import pytest
 from tests.bench.fakes import FakeEmbedder
 from underpaint.bench.calibration import cli
 from underpaint.bench.calibration.campaign import Campaign, Nearest, Plan, nearest_before
-from underpaint.bench.calibration.pairs import SYSTEMS, Measurements, Pair
+from underpaint.bench.calibration.pairs import SYSTEMS, Measurements, Pair, Requests
 from underpaint.bench.calibration.plot import quality_by_similarity
+from underpaint.bench.calibration.promises import Rules
 from underpaint.bench.demand.workload import WorkItem
 from underpaint.bench.serving.studio import Painted, Studio
 from underpaint.build.tiny.scenes import render
@@ -61,6 +62,16 @@ class FakeStudio:
         return Painted(np.zeros((64, 64, 3), np.uint8), FINISHED)
 
 
+class FakeScorers:
+    """Know nothing."""
+
+    def difficulty(self, prompts: Sequence[str]) -> np.ndarray:
+        return np.full(len(prompts), 0.5)
+
+    def confidence(self, prompts: Sequence[str], pictures: np.ndarray) -> np.ndarray:
+        return np.full(len(pictures), 0.25)
+
+
 def test_a_plan_skips_what_the_policies_skip() -> None:
     assert PLAN.refine_skips == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert PLAN.resume_steps == [2, 5, 7, 10, 12, 17, 22]
@@ -70,15 +81,17 @@ def test_a_plan_skips_what_the_policies_skip() -> None:
 
 def test_everything_is_painted_and_judged() -> None:
     studio = FakeStudio()
-    campaign = Campaign(PLAN, studio, FakeEmbedder())
+    campaign = Campaign(PLAN, studio, FakeEmbedder(), FakeScorers())
     assert campaign.paint() and len(studio.calls) == PLAN.pictures
-    pairs = campaign.pairs()
+    pairs = campaign.pairs(campaign.requests())
     assert set(pairs) == set(SYSTEMS)
     assert all(len(own) == PLAN.queries for own in pairs.values())
     for pair in pairs["modm"]:
-        assert pair.full > 0.8 and list(pair.by_skip) == [0.0, *(skip / 10 for skip in PLAN.refine_skips)]
-        assert len({kept for skip, kept in pair.by_skip.items() if skip}) == 1  # this studio ignores the skip
-    assert np.mean([pair.by_skip[0.0] for pair in pairs["modm_text"]]) < 0.3
+        assert pair.full > 0.8 and list(pair.by_skip) == [skip / 10 for skip in PLAN.refine_skips]
+        assert len(set(pair.by_skip.values())) == 1  # this studio ignores the skip
+    requests = campaign.requests()
+    assert len(requests.full) == 14 and np.mean(requests.full) > 0.8 and np.mean(requests.small) < 0.3
+    assert requests.difficulty == [0.5] * 14 and requests.full_confidence == requests.small_confidence == [0.25] * 14
     found = [pair.by_skip[1.0] for pair in pairs["retrieval"]]
     assert [pair.by_skip[0.5] for pair in pairs["modm_text"]] == found  # and gives back what it starts from
     assert np.mean([pair.by_skip[0.08] for pair in pairs["nirvana"]]) < 0.3
@@ -89,14 +102,14 @@ def test_everything_is_painted_and_judged() -> None:
 def test_ctrl_c_keeps_what_is_whole() -> None:
     campaign = Campaign(PLAN, FakeStudio(interrupted_at=2 * 14 + 6 * 4 + 3), FakeEmbedder())
     assert not campaign.paint()
-    pairs = campaign.pairs()
-    assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.0, 0.1, 0.2]] * PLAN.queries
+    pairs = campaign.pairs(campaign.requests())
+    assert [list(pair.by_skip) for pair in pairs["modm"]] == [[0.1, 0.2]] * PLAN.queries
     assert all(not pair.by_skip for pair in pairs["nirvana"])
 
 
 def test_ctrl_c_before_there_is_anything_to_compare() -> None:
     campaign = Campaign(PLAN, FakeStudio(interrupted_at=3), FakeEmbedder())
-    assert not campaign.paint() and campaign.pairs() == {}
+    assert not campaign.paint() and campaign.pairs(campaign.requests()) == {}
 
 
 def test_the_nearest_is_that_of_the_greatest_cosine_before() -> None:
@@ -179,6 +192,7 @@ def saved(folder: Path, **changes: object) -> Path:
         deployment.variant(deployment.refiner).weights,
         deployment.variant(deployment.large).weights,
         dict.fromkeys(SYSTEMS, pairs),
+        Requests([1.0] * 40, [0.8] * 40),
         dict.fromkeys(SYSTEMS, 1.0),
         all_different(40),
     )
@@ -227,8 +241,10 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict[str, obj
 
 def test_too_few_pairs_can_be_drawn(tmp_path: Path) -> None:
     pairs = dict.fromkeys(SYSTEMS, (Pair(0.9, 1.0, {0.2: 1.0}),))
-    measured = Measurements("e", "s", "l", pairs, dict.fromkeys(SYSTEMS, 1.0), all_different(3))
+    measured = Measurements(
+        "e", "s", "l", pairs, Requests([1.0] * 3, [0.8] * 3), dict.fromkeys(SYSTEMS, 1.0), all_different(3)
+    )
     for over in OVER:
         calibration = cli.calibrate(measured, 0.98, over)
         quality_by_similarity(measured, calibration, tmp_path / "plot.png")
-        assert "never" in cli.text("modm", measured, calibration.modm)
+        assert "never" in cli.text("modm", measured, Rules(calibration.modm))

@@ -14,6 +14,7 @@ from underpaint.bench.calibration.pairs import (
     BIN_PAIRS,
     Measurements,
     Pair,
+    Requests,
     bins,
     isotonic,
     thresholds,
@@ -60,11 +61,6 @@ def test_a_table_is_always_a_table(seed: int, alpha: float, noise: float) -> Non
     table = thresholds(own, alpha)
     kept = [pair.by_skip[table.skip(pair.similarity)] for pair in own if table.row(pair.similarity)]
     assert not kept or np.mean(kept) > alpha - 0.15
-
-
-def test_what_reuses_nothing_is_no_hit() -> None:
-    own = [Pair(p.similarity, 1.0, {0.0: 1.0, 0.4: 0.0}) for p in pairs(200)]
-    assert thresholds(own, 0.5) == NEVER
 
 
 def test_too_few_pairs_never_hit() -> None:
@@ -117,8 +113,20 @@ def test_isotonic_regression_rises_and_keeps_the_mean(rows: list[tuple[float, fl
 
 
 def test_measurements_survive_a_file(tmp_path: Path) -> None:
+    requests = Requests([1.0, 0.5], [0.5, 0.25], [0.9, 0.8], [0.7, 0.6], [0.1, 0.2])
     made = Measurements(
-        "e", "s", "l", {"modm": tuple(pairs(5))}, {"modm": 0.3}, {"text": [[1.0]]}, "now", "here", False
+        "e",
+        "s",
+        "l",
+        {"modm": tuple(pairs(5))},
+        requests,
+        {"modm": 0.3},
+        {"text": [[1.0]]},
+        "r",
+        "d",
+        "now",
+        "here",
+        False,
     )
     made.save(tmp_path / "runs" / "m.json")
     assert Measurements.load(tmp_path / "runs" / "m.json") == made

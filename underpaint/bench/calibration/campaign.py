@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from underpaint.bench.calibration.pairs import Pair
+from underpaint.bench.calibration.pairs import Pair, Requests
 from underpaint.bench.common.progress import Progress
 from underpaint.bench.demand.load import work_off
 from underpaint.bench.demand.workload import WorkItem, workload
@@ -38,6 +38,14 @@ class Painter(Protocol):
     def from_image(self, item: WorkItem, source: Painted, skip: int) -> Painted: ...
 
     def from_latents(self, item: WorkItem, latents: np.ndarray, step: int) -> Painted: ...
+
+
+class Scorers(Protocol):
+    """Something like ``Scores``."""
+
+    def difficulty(self, prompts: Sequence[str]) -> np.ndarray: ...
+
+    def confidence(self, prompts: Sequence[str], pictures: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,9 @@ class Plan:
 class Campaign:
     """Everything that is painted, as far as it has got."""
 
-    def __init__(self, plan: Plan, painter: Painter, embedder: Embedder) -> None:
+    def __init__(self, plan: Plan, painter: Painter, embedder: Embedder, scorers: Scorers | None = None) -> None:
+        """``scorers``: router and discriminator, where the deployment has them."""
+        self._scorers = scorers
         self._plan, self._painter, self._embedder = plan, painter, embedder
         self._items = list(islice(workload(plan.seed), plan.stored + plan.queries))
         self._queries = self._items[plan.stored :]
@@ -125,12 +135,11 @@ class Campaign:
         """See ``Measurements``."""
         return {name: own.round(6).tolist() for name, own in self._embeddings.items()}
 
-    def pairs(self) -> dict[str, tuple[Pair, ...]]:
+    def pairs(self, requests: Requests) -> dict[str, tuple[Pair, ...]]:
         """By system, of everything that was painted for all queries."""
         if not self._by_text:
             return {}
-        full = self._accuracies("full pictures", self._full[self._plan.stored :])
-        small = {0.0: self._accuracies("the small one's", self._small[self._plan.stored :])}
+        full = np.array(requests.full[self._plan.stored :])
         found = [self._full[match.place] for match in self._by_text]
         refined, reworded = (
             {n / self._plan.small_steps: self._accuracies(f"skip {n}", own) for n, own in painted.items()}
@@ -138,14 +147,32 @@ class Campaign:
         )
         resumed = {n / self._plan.large_steps: self._accuracies(f"step {n}", own) for n, own in self._resumed.items()}
         return {
-            "modm": _pairs(self._by_image, full, small | refined),
-            "modm_text": _pairs(self._by_text, full, small | reworded),
+            "modm": _pairs(self._by_image, full, refined),
+            "modm_text": _pairs(self._by_text, full, reworded),
             "nirvana": _pairs(self._by_text, full, resumed),
             "retrieval": _pairs(self._by_text, full, {1.0: self._accuracies("found pictures", found)}),
         }
 
-    def _accuracies(self, what: str, painted: Sequence[Painted]) -> np.ndarray:
-        scenes = [item.scene for item in self._queries]
+    def requests(self) -> Requests:
+        """See there; empty where Ctrl-C came before all of them were painted by both."""
+        if not self._by_text:
+            return Requests([], [])
+        full, small = (
+            self._accuracies(what, painted, self._items).tolist()
+            for what, painted in (("full pictures", self._full), ("the small one's", self._small))
+        )
+        if self._scorers is None:
+            return Requests(full, small)
+        captions, scorers = [item.caption for item in self._items], self._scorers
+        full_confidence, small_confidence = (
+            scorers.confidence(captions, np.stack([each.image for each in painted])).round(6).tolist()
+            for painted in (self._full, self._small)
+        )
+        return Requests(full, small, full_confidence, small_confidence, scorers.difficulty(captions).round(6).tolist())
+
+    def _accuracies(self, what: str, painted: Sequence[Painted], items: Sequence[WorkItem] = ()) -> np.ndarray:
+        """Of the queries' pictures, or of those of other ``items``."""
+        scenes = [item.scene for item in items or self._queries]
         verdicts = read_all(np.stack([each.image for each in painted]), scenes, what)
         return np.array([attribute_accuracy(verdict) for verdict in verdicts])
 

@@ -14,12 +14,13 @@ from underpaint.bench.calibration.pairs import (
     bins,
     thresholds,
 )
-from underpaint.bench.calibration.promises import Service, promise, thresholds_over_requests
+from underpaint.bench.calibration.promises import Rules, Service, cheapest, promise
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import Machine, now
 from underpaint.bench.common.report import INTERRUPTED, table
 from underpaint.bench.judging.clip import Clip
 from underpaint.bench.judging.flops import VariantCost
+from underpaint.bench.judging.scores import Scores
 from underpaint.bench.serving.dials import DOORS
 from underpaint.bench.serving.site import needs_extra, server
 from underpaint.client.serving import deployment_of
@@ -28,7 +29,6 @@ from underpaint.deployment import Deployment
 from underpaint.errors import InvalidArgument
 from underpaint.policies import Calibration
 from underpaint.policies.calibration import OVER
-from underpaint.policies.thresholds import NEVER, Thresholds
 
 _LINES = 24  # of a table
 _SEED = 7000  # the workload of `bench policies` has 0 unless told otherwise: nothing is calibrated on what it asks
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if problem := calibration.misfit(deployment):
         raise InvalidArgument(f"--load {args.load}: {problem}")
     for system in measured.pairs:
-        print(text(system, measured, getattr(calibration, system)))
+        print(text(system, measured, Rules(calibration.table(system), calibration.hard.get(system))))
     for path in _write(calibration, args):
         print(f"thresholds: {path}")
     if args.plot:
@@ -95,41 +95,42 @@ def run(args: argparse.Namespace) -> int:
 
 def calibrate(measured: Measurements, alpha: float, over: str = OVER[0]) -> Calibration:
     """Thresholds for every system."""
-    tables = {system: _thresholds(measured, system, alpha, over) for system in SYSTEMS}
+    found = {system: _rules(measured, system, alpha, over) for system in SYSTEMS}
+    hard = {system: rules.hard for system, rules in found.items() if rules.hard is not None}
     return Calibration(
         embedder=measured.embedder,
         small=measured.small,
         large=measured.large,
         alpha=alpha,
-        **tables,
+        **{system: rules.table for system, rules in found.items()},
+        hard=hard,
+        router=measured.router if hard else "",
+        discriminator=measured.discriminator if hard else "",
         over=over,
         measured_at=measured.measured_at,
         measured_on=measured.measured_on,
     )
 
 
-def _thresholds(measured: Measurements, system: str, alpha: float, over: str) -> Thresholds:
-    pairs = measured.pairs.get(system)
-    if pairs is None:
-        return NEVER  # measurements of old know fewer systems
+def _rules(measured: Measurements, system: str, alpha: float, over: str) -> Rules:
     if over == "requests":
-        return thresholds_over_requests(Service.of(measured, system), alpha)
-    return thresholds(pairs, alpha)
+        return cheapest(Service.of(measured, system), alpha)
+    return Rules(thresholds(measured.pairs[system], alpha))
 
 
-def text(system: str, measured: Measurements, found: Thresholds) -> str:
+def text(system: str, measured: Measurements, found: Rules) -> str:
     """What was measured, a line a bin: quality at every skip, over full quality. And what to expect in service."""
     pairs = measured.pairs[system]
     lines = [("similarity", "pairs", "full", *(f"skip {skip:.0%}" for skip in _skips(pairs)))]
     for each in bins(pairs, _LINES):
         ratios = [f"{each.by_skip[skip] / max(each.full, 1e-9):.3f}" for skip in _skips(pairs)]
         lines.append((f"{each.similarity:.4f}", str(each.pairs), f"{each.full:.3f}", *ratios))
-    rows = ", ".join(f"{row.skip:.0%} from {row.similarity:.4f}" for row in found.rows) or "never"
+    rows = ", ".join(f"{row.skip:.0%} from {row.similarity:.4f}" for row in found.table.rows) or "never"
     expected = promise(Service.of(measured, system), found)
     kept = "" if expected.quality is None else f"{expected.quality:.1%} of full quality on hits, "
-    near = f"{expected.near:.0%} left to the small variant, " if expected.near else ""
+    easy = f"{expected.easy:.0%} left to the small variant (below {found.hard:.2f}), " if found.hard else ""
     summary = (
-        f"from an empty store {expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped, {kept}{near}"
+        f"from an empty store {expected.hit_rate:.0%} hits, {expected.steps_skipped:.0%} of steps skipped, {kept}{easy}"
         f"{expected.trace_quality:.1%} over all, at {expected.cost:.0%} of the computation"
     )
     return f"{system}: {rows}  ({summary})\n{table(lines)}\n"
@@ -145,19 +146,25 @@ def _measure(args: argparse.Namespace, deployment: Deployment) -> Measurements:
 
     plan = Plan.of(deployment, args.stored, args.queries, args.seed)
     embedder = Clip(args.model_repository, deployment.family)
+    judged = deployment.router is not None and deployment.discriminator is not None
+    scorers = Scores(args.model_repository, deployment.family) if judged else None
     machine = Machine.here()
     with server(args.url, args.model_repository) as url:
         transport = connect(url)
-        campaign = Campaign(plan, Studio(transport, deployment), embedder)
+        campaign = Campaign(plan, Studio(transport, deployment), embedder, scorers)
         complete = campaign.paint()
         transport.close()
+    requests = campaign.requests()
     return Measurements(
         embedder=deployment.embedder,
         small=deployment.variant(deployment.refiner).weights,
         large=deployment.variant(deployment.large).weights,
-        pairs=campaign.pairs(),
+        pairs=campaign.pairs(requests),
+        requests=requests,
         embeddings=campaign.embeddings(),
         run_cost=_run_cost(args.model_repository, deployment),
+        router=deployment.router.weights if scorers and deployment.router else "",
+        discriminator=deployment.discriminator.weights if scorers and deployment.discriminator else "",
         measured_at=now(),
         measured_on=f"{machine.cpu}, {machine.cores} cores",
         complete=complete,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,7 @@ class Pair:
     Attributes:
         similarity: of the query to the entry, by which it was found.
         full: accuracy of the query's picture as the large variant paints it from noise.
-        by_skip: accuracy of what is painted when that share of the steps is skipped, by share; 0: by the small
-            variant from noise, where that may serve.
+        by_skip: accuracy of what is painted when that share of the steps is skipped, by share.
     """
 
     similarity: float
@@ -48,8 +47,26 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Requests:
+    """All requests in their order, from noise.
+
+    Attributes:
+        full, small: accuracy of what the large and the small variant paint.
+        full_confidence, small_confidence: what the discriminator gives them; empty where there are no scorers.
+        difficulty: what the router gives the prompt; the same.
+    """
+
+    full: list[float]
+    small: list[float]
+    full_confidence: list[float] = field(default_factory=list)
+    small_confidence: list[float] = field(default_factory=list)
+    difficulty: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Measurements:
-    """Pairs by system. ``embedder``, ``small`` and ``large`` are the hashes of what they were measured on.
+    """Pairs by system, and all requests. ``embedder``, ``small``, ``large``, ``router`` and ``discriminator`` are the
+    hashes of what they were measured on; the last two are empty where there are none.
 
     ``run_cost``: by system, what a whole run of the variant that serves hits computes, in runs of the large one.
     ``embeddings``: of all requests in their order, of unit length: ``text``, and ``large`` and ``small``, which are
@@ -60,8 +77,11 @@ class Measurements:
     small: str
     large: str
     pairs: dict[str, tuple[Pair, ...]]
+    requests: Requests
     run_cost: dict[str, float]
     embeddings: dict[str, list[list[float]]]
+    router: str = ""
+    discriminator: str = ""
     measured_at: str = ""
     measured_on: str = ""
     complete: bool = True
@@ -86,7 +106,7 @@ class Measurements:
         try:
             raw = json.loads(path.read_text())
             pairs = {system: tuple(map(_pair, own)) for system, own in raw["pairs"].items()}
-            return cls(**{**raw, "pairs": pairs})
+            return cls(**{**raw, "pairs": pairs, "requests": Requests(**raw["requests"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidArgument.of(
                 "measurements", str(path), f"a file that calibrate --save wrote ({error})"
@@ -146,14 +166,14 @@ def _bin(pairs: Sequence[Pair]) -> Bin:
 
 
 def thresholds(pairs: Sequence[Pair], alpha: float) -> Thresholds:
-    """The largest skip that keeps ``alpha`` of full quality, by similarity; of what is reused, so never a skip of 0.
+    """The largest skip that keeps ``alpha`` of full quality, by similarity.
 
     A shorter skip has a row only where it reaches lower than all longer ones. It need not do where a longer one does:
     what a weaker variant refines much of is its own work, and no longer that of the stronger one.
     """
     cut = bins(pairs)
     rows: list[Threshold] = []
-    for skip in sorted((skip for skip in cut[0].by_skip if skip) if cut else (), reverse=True):
+    for skip in sorted(cut[0].by_skip if cut else (), reverse=True):
         similarity = _lowest_similarity(cut, skip, alpha)
         if similarity < (rows[-1].similarity if rows else math.inf):
             rows.append(Threshold(similarity, skip))

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _CONCURRENCY = 16
 _FIRST_SEED = 9_000_000  # of the pictures, which nobody has learnt from
-_BATCH = 64
 
 
 def add_parser(benches: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def _examine(args: argparse.Namespace, deployment: Deployment, scenes: Sequence[Scene]) -> Examined:
     from underpaint.bench.cascades.routing import Examined, Quality
     from underpaint.bench.judging.clip import Clip
+    from underpaint.bench.judging.scores import Scores
     from underpaint.build.tiny.routing_data import captions_of
 
     captions = captions_of(scenes)
@@ -78,14 +78,14 @@ def _examine(args: argparse.Namespace, deployment: Deployment, scenes: Sequence[
     texts = clip.texts(captions)
     judged = {name: _judge(pictures[name], scenes, name) for name in pictures}
     agreement = {name: np.einsum("nd,nd->n", clip.images(images), texts) for name, images in pictures.items()}
-    difficulty, confidence = _scores(args.model_repository, deployment, captions, pictures[deployment.small])
+    scores = Scores(args.model_repository, deployment.family)
 
     def quality(of: dict[str, np.ndarray]) -> Quality:
         return Quality(of[deployment.small].astype(float), of[deployment.large].astype(float))
 
     return Examined(
-        difficulty=difficulty,
-        confidence=confidence,
+        difficulty=scores.difficulty(captions),
+        confidence=scores.confidence(captions, pictures[deployment.small]),
         faultless=quality({name: faultless for name, (faultless, _) in judged.items()}),
         accuracy=quality({name: accuracy for name, (_, accuracy) in judged.items()}),
         clip=quality(agreement),
@@ -119,22 +119,3 @@ def _judge(pictures: np.ndarray, scenes: Sequence[Scene], name: str) -> tuple[np
 
     verdicts = read_all(pictures, scenes, name)
     return np.array([each.all_right for each in verdicts]), np.array([attribute_accuracy(each) for each in verdicts])
-
-
-def _scores(
-    repository: Path, deployment: Deployment, captions: Sequence[str], pictures: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of prompts, and of served pictures: from the very graphs that the server runs, so that no score is missing."""
-    from tokenizers import Tokenizer
-
-    from underpaint.build.tiny.painter import session
-
-    tokenizer = Tokenizer.from_file(str(repository / f"{deployment.family}_tokenizer" / "1" / "tokenizer.json"))
-    ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(captions))], np.int32)
-    router, discriminator = (session(repository / name / "1" / "model.onnx") for name in ("router", "discriminator"))
-    difficulty, confidence = [], []
-    for start in range(0, len(captions), _BATCH):
-        some = slice(start, start + _BATCH)
-        difficulty.append(router.run(["score"], {"input_ids": ids[some]})[0])
-        confidence.append(discriminator.run(["score"], {"image": pictures[some], "input_ids": ids[some]})[0])
-    return np.concatenate(difficulty)[:, 0].astype(float), np.concatenate(confidence)[:, 0].astype(float)

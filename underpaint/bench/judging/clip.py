@@ -28,8 +28,8 @@ class Clip:
         Raises:
             InvalidArgument: the repository has no embedders.
         """
-        self._image = _session(repository / "embed_image" / "1" / "model.onnx")
-        self._text = _session(repository / "embed_text" / "1" / "model.onnx")
+        self._image = session(repository / "embed_image" / "1" / "model.onnx")
+        self._text = session(repository / "embed_text" / "1" / "model.onnx")
         own = repository / "embed_tokenizer"  # of embedders that do not read as the family does
         folder = own if own.is_dir() else repository / f"{family}_tokenizer"
         self._tokenizer = Tokenizer.from_file(str(folder / "1" / "tokenizer.json"))
@@ -46,7 +46,8 @@ class Clip:
         return embedded[places]
 
 
-def _session(path: Path) -> ort.InferenceSession:
+def session(path: Path) -> ort.InferenceSession:
+    """A graph of the model repository. Raises InvalidArgument where it is missing."""
     if not path.is_file():
         raise InvalidArgument.of("model repository", str(path), "one with this file; run `underpaint train tiny`")
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -90,12 +90,13 @@ class _Server:
             measured=self._measured,
             matches=self._matches() if needs.matches else (),
             absence=Absence(Miss.EMPTY),
-            router_score=score if needs.router else None,
         )
+        routed = decision.policy.asks_router(job.request, evidence, decision.settings)
+        evidence = replace(evidence, router_score=score if routed else None)
         plan = decision.plan(job.request, evidence)
         if self._floor.steps and self._scenario.rules.rescues:
             plan = self._admit(job, plan, evidence)
-        asking_s = (costs.router_s if needs.router else 0.0) + (costs.embedder_s if needs.matches else 0.0)
+        asking_s = (costs.router_s if routed else 0.0) + (costs.embedder_s if needs.matches else 0.0)
         self._floor.ask(asking_s, lambda: self._submit(job, plan))
 
     def _admit(self, job: Job, plan: Plan, evidence: Evidence) -> Plan:
@@ -135,7 +136,7 @@ class _Server:
         if self._scenario.rules.rescues:
             spare_s = job.due_s - self._clock.now_s
             spare_s -= held_up_s(self._floor.backlog_s()) if self._floor.steps else 0.0
-        verdict = decision.policy.after(job.plan, score, spare_s, decision.settings)
+        verdict = decision.policy.after(job.plan, score, spare_s)
         if isinstance(verdict, Escalate):
             self._submit(job, verdict.plan)
             return
