@@ -127,7 +127,8 @@ class Arena:
 class _Preparation:
     """Sets thresholds and shares as the next slice wants them, where the server is ours.
 
-    The random mix is to be a control for MoDM, so it gets the share that makes it as fast as MoDM has been so far.
+    The random mix is to be a control for MoDM, so it gets the share that makes it as fast as MoDM was in its latest
+    slice: MoDM finds more from slice to slice, and so both are as fast over all.
     """
 
     def __init__(self, order: Order, dials: Dials | None, small_cost: float) -> None:
@@ -141,7 +142,7 @@ class _Preparation:
         if entrant.calibration is not None:
             self._dials.calibrate(entrant.calibration)
         if entrant.policy == _RANDOM_MIX and any(each.policy == _MODM for each in contest.slices):
-            self._dials.share(share_at_pace(speed(contest.slices, _MODM).ratio, self._small_cost))
+            self._dials.share(share_at_pace(speed(contest.slices, _MODM).slice_ratios[-1], self._small_cost))
 
 
 def share_at_pace(throughput_ratio: float, small_cost: float) -> float:
