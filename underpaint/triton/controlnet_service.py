@@ -184,7 +184,10 @@ def _bank(adapted: Adapted | None) -> dict[str, np.ndarray]:
 def _all_of(loading: Sequence[Future[None]], timeout_s: float) -> Future[None]:
     """Ends when all have, with the first failure if there is one; or, where they take too long, with that."""
     together: Future[None] = Future()
-    lock, left = threading.Lock(), set(loading)
+    lock, left = threading.Lock(), {each for each in loading if not each.done() or each.exception() is not None}
+    if not left:  # as it is nearly always
+        together.set_result(None)
+        return together
 
     def ended(each: Future[None]) -> None:
         with lock:
@@ -205,6 +208,6 @@ def _all_of(loading: Sequence[Future[None]], timeout_s: float) -> Future[None]:
     timer = threading.Timer(timeout_s, too_late)
     timer.daemon = True
     timer.start()
-    for each in loading:
+    for each in tuple(left):
         each.add_done_callback(ended)
     return together
