@@ -42,7 +42,8 @@ def test_ratios_are_those_of_the_replies() -> None:
     ratios = {name: each["latency_ratio"] for name, each in figures["workloads"].items()}  # type: ignore[attr-defined]
     assert ratios == {"0C0L": 1.0, "1C0L": 2.0, "0C1L": 1.25, "1C1L": 2.25, "2C2L": 3.5, "3C2L": 4.5}
     assert asked.count(Workload(tuple(CONTROLNETS), ("l0", "l1"))) == 1 + 3 * (1 + AT_ONCE)
-    assert asked.count(Workload(loras=("l7",))) == 1 + 3 * REQUESTS / DISTINCT
+    assert asked.count(Workload(loras=("l7",))) == 1 + (1 + 3) * REQUESTS / DISTINCT
+    assert len(report.overheads) == 3
     assert report.times["3C2L"].serial_s == [1.0, 1.0, 1.0]
     assert all(len(each.served_s) == 3 for each in report.times.values())
 

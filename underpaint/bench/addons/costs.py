@@ -106,7 +106,8 @@ def measure(
     rounds: int,
     tell: Callable[[str], None],
 ) -> Report:
-    """Alternate everything, ``rounds`` times.
+    """Alternate everything, ``rounds`` times, after each workload and batch once: the first batches of a server fetch
+    the memory that the next ones use again, those with LoRAs the more.
 
     Raises:
         RuntimeError: LoRAs that should be in memory joined late, so that what was measured is something else.
@@ -114,13 +115,16 @@ def measure(
     kinds = workloads(controlnets, loras)
     for number, workload in enumerate([*kinds, *(Workload(loras=(name,)) for name in loras)]):
         paint(number, workload)
+    bare, mixed = [Workload()] * REQUESTS, [Workload(loras=(loras[i % len(loras)],)) for i in range(REQUESTS)]
+    for wishes in (bare, mixed):
+        _batch(paint, wishes)
     overheads: list[float] = []
     times = {workload.name: Times() for workload in kinds}
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}: LoRAs in a batch")
-        bare, _ = _batch(paint, [Workload()] * REQUESTS)
-        mixed, _ = _batch(paint, [Workload(loras=(loras[i % len(loras)],)) for i in range(REQUESTS)])
-        overheads.append(mixed / bare - 1)
+        without, _ = _batch(paint, bare)
+        adapted, _ = _batch(paint, mixed)
+        overheads.append(adapted / without - 1)
         for workload in kinds:
             tell(f"round {number + 1} of {rounds}: {workload.name}")
             mine = times[workload.name]
