@@ -60,17 +60,16 @@ class ArrayFiles:
 
     def path(self, entry_id: int, step: int) -> Path:
         name = f"{entry_id}.npy" if step == IMAGE_STEP else f"{entry_id}.{step}.npy"
-        return self.root / str(entry_id // _PER_FOLDER) / name
+        return Path(f"{self.folder}/files/{entry_id // _PER_FOLDER}/{name}")  # joining them takes three times as long
 
     def write(self, entry_id: int, step: int, array: np.ndarray) -> Fingerprint:
         """Write one array; it is there as a whole, or an OSError is raised and it is not there."""
         content = _header(array.shape, array.dtype) + array.tobytes()
         path = self.path(entry_id, step)
-        path.parent.mkdir(exist_ok=True)
         draft = self.drafts / path.name
         try:
             draft.write_bytes(content)
-            draft.replace(path)
+            _move(draft, path)
         except OSError:
             with suppress(OSError):
                 draft.unlink()
@@ -106,6 +105,14 @@ class ArrayFiles:
             ours = entry_id.isdecimal() and (step or "0").isdecimal()
             known = ours and self.path(int(entry_id), int(step or IMAGE_STEP)) == path
             yield (int(entry_id), int(step or IMAGE_STEP), path) if known else (-1, -1, path)
+
+
+def _move(draft: Path, path: Path) -> None:
+    try:
+        draft.replace(path)
+    except FileNotFoundError:  # it is the first of its folder
+        path.parent.mkdir(exist_ok=True)
+        draft.replace(path)
 
 
 # Files have few shapes, and numpy takes longer over their headers than the disk over the rest.

@@ -119,7 +119,6 @@ class Gatherer:
         has_any = request.lora or request.controlnet
         named = await asyncio.to_thread(add_ons, request, self._hashes) if has_any else ()
         evidence = await self._gather(policy, request, release, visit, in_flight, named)
-        evidence = replace(evidence, add_ons=named)
         if not policy.asks_router(request, evidence, release.settings):
             return evidence
         settings, large = release.settings, release.settings.large
@@ -138,8 +137,8 @@ class Gatherer:
     ) -> Evidence:
         """What costs nothing, and what the cache has."""
         if request.reproducible:  # the same at all times, and so is the plan
-            return Evidence(in_flight=1, absence=Absence(Miss.OFF))
-        evidence = Evidence(in_flight, visit.time_left_s(), self._costs.measured)
+            return Evidence(in_flight=1, absence=Absence(Miss.OFF), add_ons=named)
+        evidence = Evidence(in_flight, visit.time_left_s(), self._costs.measured, add_ons=named)
         if policy.needs.matches is None:
             return evidence
         try:

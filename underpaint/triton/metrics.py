@@ -24,10 +24,13 @@ class Metrics:
         self._families |= {name: _family(f"{prefix}_{name}_total", text, counter) for name, text in counters.items()}
         self._metrics: dict[tuple[str, ...], pb_utils.Metric] = {}
         self._counted: Counter[tuple[str, ...]] = Counter()
+        self._shown: dict[str, float] = {}
 
     def set(self, gauge: str, value: float) -> None:
         """A gauge stands at ``value``."""
-        self._metric((gauge,), {}).set(value)
+        if self._shown.get(gauge) != value:
+            self._metric((gauge,), {}).set(value)
+            self._shown[gauge] = value
 
     def reach(self, counter: str, total: float, **labels: str) -> None:
         """A counter has come to ``total``."""

@@ -55,9 +55,8 @@ class PromptTokenizer:
         self._plain = list(tokenizers)
         self._instructed = [_lengthened(each, self._wording.instruction) for each in self._plain]
         self.lengths = tuple(_length(each) for each in self._plain)
-        longest = self._plain[int(np.argmax(self.lengths))]
-        self._counter = _uncut(longest)
-        self._markers = longest.num_special_tokens_to_add(is_pair=False)
+        self._longest = self._plain[int(np.argmax(self.lengths))]
+        self._markers = self._longest.num_special_tokens_to_add(is_pair=False)
 
     @classmethod
     def load(cls, folder: Path) -> PromptTokenizer:
@@ -84,7 +83,7 @@ class PromptTokenizer:
         return _ids(self._instructed[0], self._wording.instruction + self._wording.clean(prompt))
 
     def _count(self, prompt: str) -> int:
-        return len(_encoded(self._counter, prompt)) - self._markers
+        return _encoded(self._longest, prompt).tokens
 
 
 def readers_of(repository: Path, family: str) -> Readers:
@@ -137,9 +136,19 @@ def _uncut(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _ids(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    return np.array([_encoded(tokenizer, prompt)], np.int32)
+    return np.array([_encoded(tokenizer, prompt).ids], np.int32)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """``tokens``: how many there are without markers, before any is cut off."""
+
+    ids: list[int]
+    tokens: int
 
 
 @lru_cache(maxsize=4096)  # people ask for the same again, and the empty prompt comes with every request
-def _encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    return list(tokenizer.encode(prompt).ids)
+def _encoded(tokenizer: Tokenizer, prompt: str) -> _Encoded:
+    read = tokenizer.encode(prompt)
+    parts = (read, *read.overflowing)  # each with markers and padding of its own
+    return _Encoded(list(read.ids), sum(each.special_tokens_mask.count(0) for each in parts))
