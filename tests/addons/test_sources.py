@@ -26,7 +26,8 @@ CONFIG = b'{"lora_alpha": 64}'
 
 
 class _Remote(BaseHTTPRequestHandler):
-    """Serves ``files`` by path, the answers of a hub among them; ``/half`` is cut off, and ``/slow`` never ends."""
+    """Serves ``files`` by path, the answers of a hub among them; ``half`` is cut off, ``slow`` never ends, in
+    ``/bucket`` nobody may look, and ``/down/503`` is just that."""
 
     files: dict[str, bytes]
     patience: threading.Event
@@ -35,7 +36,8 @@ class _Remote(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         content = self.files.get(path)
         if content is None:
-            return self.send_error(403 if path.startswith("/bucket/") else 404)
+            _, place, status, *_ = f"{path}//".split("/")
+            return self.send_error(int(status) if place == "down" else 403 if place == "bucket" else 404)
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -97,6 +99,11 @@ def test_files_come_over_http_or_fail_in_time(remote: Any) -> None:
     for name in ("half", "slow"):
         with pytest.raises((Unavailable, InvalidArgument), match=name):
             store.load(name).result(PATIENCE_S)
+    for status in (500, 503):
+        with pytest.raises(Unavailable, match=f"{status}"):
+            store_of(f"{remote.url}/down/{status}").load("night").result(PATIENCE_S)
+    with pytest.raises(Unavailable, match="could not be read"):
+        store_of("http://127.0.0.1:1/loras").load("night").result(PATIENCE_S)
     with pytest.raises(InvalidArgument, match="too large"):
         store_of(f"{remote.url}/loras", max_bytes=100).load("night").result(PATIENCE_S)
 

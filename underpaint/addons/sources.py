@@ -19,6 +19,7 @@ from underpaint.errors import InvalidArgument, NotFound, Unavailable, Underpaint
 from underpaint.wishes import check_lora_name
 
 SUFFIX = ".safetensors"
+_NOT_THERE = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)  # who may not list a bucket is refused what is not in it
 _PEFTS = "adapter_model"  # what PEFT calls a file, whose config lies beside it under another name
 _USUAL = ("pytorch_lora_weights", _PEFTS)  # what diffusers and PEFT call the one LoRA of a repository
 _CHUNK = 1 << 20
@@ -174,16 +175,17 @@ def _opening(url: str) -> Iterator[Any]:
         raise Unsupported(f"lora: {url} needs fsspec: pip install 'underpaint[remote]'") from None
     try:
         yield fsspec
-    except (FileNotFoundError, PermissionError):  # who may not list a bucket is refused what is not in it
-        raise NotFound(f"lora: there is nothing at {url} that can be read") from None
     except UnderpaintError:
         raise
     except (ImportError, ValueError) as error:  # no such protocol, or its plug-in is missing
         raise Unsupported(f"lora: {url} cannot be opened: {error}") from None
     except Exception as error:  # every plug-in has errors of its own
-        if getattr(error, "status", None) == HTTPStatus.FORBIDDEN:
+        cause = error
+        if url.startswith("http") and isinstance(error.__cause__, Exception):
+            cause = error.__cause__  # fsspec says of whatever goes wrong that there is no such file
+        if isinstance(cause, FileNotFoundError | PermissionError) or getattr(cause, "status", None) in _NOT_THERE:
             raise NotFound(f"lora: there is nothing at {url} that can be read") from None
-        raise Unavailable(f"lora: {url} could not be read: {type(error).__name__}: {error}") from None
+        raise Unavailable(f"lora: {url} could not be read: {type(cause).__name__}: {cause}") from None
 
 
 def _http_timeout(limits: Limits) -> Any:
