@@ -40,12 +40,22 @@ class Modm(Policy):
         if request.variant not in (None, settings.refiner):
             return large
         row = self._row(evidence, settings)
-        if row is not None:
-            source, skip = self.source(evidence), whole_steps(row.skip, settings.refinement(request, settings.refiner))
-            return large if source is None or skip == 0 else Plan(settings.refiner, CachedImage(source, skip))
+        if row is None:
+            return self._painted_anew(request, evidence, settings) or large
+        return self._painted_over(row, request, evidence, settings) or large
+
+    def _painted_over(
+        self, row: Threshold, request: GenerateRequest, evidence: Evidence, settings: Settings
+    ) -> Plan | None:
+        """What was found, refined; None where there is no source after all, or no step to be skipped."""
+        source, skip = self.source(evidence), whole_steps(row.skip, settings.refinement(request, settings.refiner))
+        return Plan(settings.refiner, CachedImage(source, skip)) if source and skip else None
+
+    def _painted_anew(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan | None:
+        """From noise, by the small variant; None where the prompt is beyond it, or nobody knows."""
         hard, score = self.hard(request, settings), evidence.router_score
         if hard is None or score is None or score >= hard:
-            return large
+            return None
         again = painted_again(request, evidence, settings, below=settings.least_confidence)
         return Plan(settings.refiner, Noise(easy=True), again if settings.judged else None)
 
