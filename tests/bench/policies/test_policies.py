@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from underpaint.bench.policies.contest import (
 from underpaint.bench.policies.results import Bound, Costs, Jury, PolicyResult, bound, judge_all, results
 from underpaint.client.pictures import Picture
 from underpaint.errors import InvalidArgument, Unavailable
+from underpaint.front_door.outcome import First
 
 PACE = Pace(concurrency=2, slice_rounds=3, settle_s=0)
 ITEMS = [item(index) for index in range(12)]
@@ -196,6 +198,13 @@ def test_small_everywhere_has_a_bound_without_hits() -> None:
     small = account("tiny-s", steps=10, steps_run=10)
     found = bound([small] * 4, "tiny-s", 0.2, throughput_ratio=4.0)
     assert (found.hit_rate, found.throughput_ratio) == (0, pytest.approx(5.0))
+
+
+def test_a_painting_that_was_not_good_enough_counts_as_well() -> None:
+    again = replace(LARGE, escalated_from=First("tiny-s", 10, 10))
+    assert bound([again], "tiny-s", 0.2, 0.5).throughput_ratio == pytest.approx(1 / 1.2)
+    small = account("tiny-s", steps=10, steps_run=10)
+    assert COSTS.gflop(again) == pytest.approx(COSTS.gflop(LARGE) + COSTS.gflop(small))
 
 
 def test_what_a_hit_costs_beside_denoising_is_a_share_of_its_time() -> None:

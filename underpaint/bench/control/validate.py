@@ -107,7 +107,7 @@ def simulated_s(
 
 
 def compare(trial: Trial, rate_per_s: float, replies: Sequence[Reply], simulated: Sequence[float]) -> Comparison:
-    escalated = sum(reply.account is not None and reply.account.escalated for reply in replies)
+    escalated = sum(reply.account is not None and reply.account.escalated_from is not None for reply in replies)
     served = [reply.latency_s for reply in replies]
     return Comparison(trial, len(served), rate_per_s, escalated, _percentiles(served), _percentiles(simulated))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from underpaint.bench.demand.workload import WorkItem
 from underpaint.client.pictures import Picture
-from underpaint.front_door.outcome import Outcome
+from underpaint.front_door.outcome import First, Outcome
 
 _FROM_NOISE = "noise"
 _FROM_IMAGE = "cached_image"
@@ -20,7 +20,8 @@ class Account:
     """The part of an outcome that costs are reckoned by.
 
     ``source``: what identifies the entry that was reused; ``source_seed``: the seed that it was painted with;
-    ``timings_ms``: by stage, see ``outcome.Timings``. ``router_score``, ``confidence``, ``escalated``: of a cascade.
+    ``timings_ms``: by stage, see ``outcome.Timings``. ``router_score``, ``confidence``, ``escalated_from``: of a
+    cascade; the last is a painting that came before and was not good enough.
     """
 
     variant: str
@@ -34,7 +35,7 @@ class Account:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     router_score: float | None = None
     confidence: float | None = None
-    escalated: bool = False
+    escalated_from: First | None = None
 
     @classmethod
     def of(cls, outcome: Outcome) -> Account:
@@ -51,7 +52,7 @@ class Account:
             timings_ms=asdict(outcome.timings_ms),
             router_score=outcome.router_score,
             confidence=outcome.confidence,
-            escalated=outcome.escalated,
+            escalated_from=outcome.escalated_from,
         )
 
     @property

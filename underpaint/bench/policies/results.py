@@ -133,8 +133,10 @@ def bound(accounts: Sequence[Account], small: str, small_cost: float, throughput
 
 
 def _relative_cost(account: Account, small: str, small_cost: float) -> float:
-    """Of an image, in images of the large variant; denoising alone."""
-    return (small_cost if account.variant == small else 1.0) * (1 - account.skipped)
+    """Of an image, in images of the large variant; denoising alone, that of a first painting included."""
+    first = account.escalated_from
+    painted = [(account.variant, 1 - account.skipped), *([(first.variant, 1.0)] if first else [])]
+    return sum((small_cost if variant == small else 1.0) * share for variant, share in painted)
 
 
 # Putting it together --------------------------------------------------------------------------------------------
@@ -149,8 +151,11 @@ class Costs:
     small_cost: float
 
     def gflop(self, account: Account) -> float:
-        cost = self.by_variant[account.variant]
-        return cost.image(account.steps_run, account.guidance_scale, account.from_image)
+        gflop = self.by_variant[account.variant].image(account.steps_run, account.guidance_scale, account.from_image)
+        first = account.escalated_from
+        if first is None:
+            return gflop
+        return gflop + self.by_variant[first.variant].image(first.steps_run, account.guidance_scale, False)
 
 
 @dataclass(frozen=True, eq=False)
