@@ -17,6 +17,11 @@ HEAD = "1120 10:37:24.551395 19705 "
         (f"E{HEAD}pb_stub.cc:9]  unquoted ", LogLine(logging.ERROR, "pb_stub.cc:9", "unquoted")),
         ("a model prints", LogLine(logging.INFO, "", "a model prints")),
         ("error: creating server: Internal", LogLine(logging.ERROR, "", "error: creating server: Internal")),
+        (
+            "terminate called without an active exception",
+            LogLine(logging.ERROR, "", "terminate called without an active exception"),
+        ),
+        ("  what():  lock", LogLine(logging.ERROR, "", "  what():  lock")),
     ],
 )
 def test_lines(raw, line):

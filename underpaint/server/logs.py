@@ -28,6 +28,7 @@ _NOISE = re.compile(
     r"|Non-graceful termination detected|^Failed to initialize Python stub|^ERROR: Failed to create instance"
     r"|^At:$|^  .+\(\d+\): \S+$"  # the stack that follows a Python error of which the first line is told anyway
 )
+_FATAL = ("error: ", "terminate called", "  what():")  # the last two are C++'s, of a process that ends itself
 _LOAD_FAILURE = re.compile(r"^load failed for model '[^']*': version \d+ is at UNAVAILABLE state: ")
 _TABLE = re.compile(r"^[+|].*[+|]$")
 
@@ -47,7 +48,7 @@ def parse(line: str) -> LogLine | None:
         return None
     event = _EVENT.match(line)
     if event is None:
-        level = logging.ERROR if line.startswith("error: ") else logging.INFO
+        level = logging.ERROR if line.startswith(_FATAL) else logging.INFO
         return LogLine(_lowered(level, line), "", line.rstrip())
     text = _unquoted(event["text"])
     if not text:
