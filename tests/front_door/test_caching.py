@@ -750,8 +750,7 @@ def test_without_a_discriminator_everything_is_kept() -> None:
     server = knowing()
 
     async def scenario() -> None:
-        settings = replace(CALIBRATED, judged=False)
-        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, READERS, settings=settings)
+        door = FrontDoor(replace(DEPLOYMENT, discriminator=None), server, READERS, settings=CALIBRATED)
         door.remember(await door.serve(circle("modm")))
         await door.drain(5.0)
 
@@ -822,7 +821,7 @@ def test_hits_misses_and_steps_are_counted() -> None:
     }
 
 
-EASED = replace(CALIBRATED, calibration=replace(CALIBRATION, hard={"modm": 0.5}), judged=True)
+EASED = replace(CALIBRATED, calibration=replace(CALIBRATION, hard={"modm": 0.5}))
 
 
 def test_what_is_new_but_easy_is_painted_by_the_small_variant_in_the_size_of_the_large_one() -> None:
@@ -833,11 +832,11 @@ def test_what_is_new_but_easy_is_painted_by_the_small_variant_in_the_size_of_the
     reply = run(door.serve(circle("modm")))
     (call,) = server.calls
     assert call.model == "little" and (call.inputs["width"].item(), call.inputs["height"].item()) == (6, 4)
-    assert "fetch" not in server.cache.asked and server.scorers.asked == ["router", "discriminator"]
+    assert "fetch" not in server.cache.asked and server.scorers.asked == ["router"]
     outcome = reply.outcome
     assert (outcome.start, outcome.variant, outcome.miss, outcome.source) == ("noise", "little", "easy", None)
     assert (outcome.steps_run, outcome.steps_skipped, outcome.generation, outcome.warnings) == (10, 0, 0, ())
-    assert (outcome.router_score, outcome.confidence, outcome.escalated) == (0.2, 0.9, False)
+    assert (outcome.router_score, outcome.confidence, outcome.escalated) == (0.2, None, False)
     assert reply.keepsake is not None and door.tally.misses["modm", "easy"] == 1
 
 
@@ -856,40 +855,6 @@ def test_without_the_router_s_leave_the_large_variant_paints(trouble: str) -> No
     reply = run(open_door(server, EASED, patience=Patience(score_s=0.05)).serve(circle("modm")))
     assert [call.model for call in server.calls] == ["big"]
     assert (reply.outcome.miss, reply.outcome.escalated) == ("empty", False)
-
-
-def test_what_the_small_variant_painted_poorly_is_painted_again_and_that_is_kept() -> None:
-    server = knowing()
-    server.scorers.scores["discriminator"] = 0.1
-
-    async def scenario() -> Reply:
-        door = open_door(server, EASED)
-        reply = await door.serve(circle("modm"))
-        server.scorers.scores["discriminator"] = 0.9
-        door.remember(reply)
-        await door.drain(5.0)
-        return reply
-
-    outcome = run(scenario()).outcome
-    assert [call.model for call in server.calls] == ["little", "big"]
-    assert (outcome.variant, outcome.escalated, outcome.confidence, outcome.miss) == ("big", True, 0.1, "empty")
-    assert server.scorers.asked == ["router", "discriminator", "discriminator"]  # the large one's for the store
-    assert [kept.entry["variant"] for kept in server.cache.inserted] == ["big"]
-
-
-def test_a_picture_that_was_judged_before_it_was_given_is_not_judged_again() -> None:
-    server = knowing()
-    remembered(server, circle("modm"), settings=EASED)
-    assert server.scorers.asked == ["router", "discriminator"]
-    assert [kept.entry["variant"] for kept in server.cache.inserted] == ["little"]
-
-
-def test_a_poor_picture_that_is_given_for_want_of_time_is_not_kept() -> None:
-    server = knowing()
-    server.scorers.scores["discriminator"] = 0.1
-    server.refusals["big"] = Unavailable("it is being reloaded")
-    door = remembered(server, circle("modm"), settings=EASED)
-    assert door.tally.remembered["poor",] == 1 and server.cache.inserted == []
 
 
 def test_a_small_variant_that_fails_at_what_is_easy_is_replaced_by_the_large_one() -> None:

@@ -99,9 +99,7 @@ def _keepsake(outcome: Outcome, evidence: Evidence, job: Job, painting: Painting
         source=outcome.source.entry_id if outcome.source else None,
         metadata=outcome.metadata(),
     )
-    confidence = None if outcome.escalated else outcome.confidence  # which is of another image
-    passed = confidence is not None and confidence >= settings.least_confidence
-    judged = settings.judged and not passed and not evidence.add_ons  # of styles the discriminator knows nothing
+    judged = deployment.discriminator is not None and not evidence.add_ons  # of styles it knows nothing
     return Keepsake(
         entry,
         painting.image,

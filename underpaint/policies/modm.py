@@ -3,8 +3,8 @@
 "MoDM: Efficient Serving for Image Generation via Mixture-of-Diffusion Models", ASPLOS 2026, doi
 10.1145/3760250.3762220: text-to-image retrieval, and a number of steps to skip by thresholds on the similarity.
 
-Where its calibration says so, it works together with HADIS: of what is new, the small variant paints what the router
-does not call hard, and the large one again what the discriminator calls poor.
+Where its calibration says so, it works together with HADIS's router: of what is new, the small variant paints what the
+router does not call hard.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 from typing import ClassVar
 
 from underpaint.evidence import Evidence, Match, Needs, Query, Reuse, Space
-from underpaint.policies.diffserve import painted_again
 from underpaint.policies.plan import CachedImage, Keep, Noise, Plan, Policy, Settings
 from underpaint.policies.thresholds import NEVER, Threshold, Thresholds, whole_steps
 from underpaint.requests import GenerateRequest
@@ -41,7 +40,7 @@ class Modm(Policy):
             return large
         row = self._row(evidence, settings)
         if row is None:
-            return self._painted_anew(request, evidence, settings) or large
+            return self._easy(request, evidence, settings) or large
         return self._painted_over(row, request, evidence, settings) or large
 
     def _painted_over(
@@ -51,13 +50,12 @@ class Modm(Policy):
         source, skip = self.source(evidence), whole_steps(row.skip, settings.refinement(request, settings.refiner))
         return Plan(settings.refiner, CachedImage(source, skip)) if source and skip else None
 
-    def _painted_anew(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan | None:
+    def _easy(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan | None:
         """From noise, by the small variant; None where the prompt is beyond it, or nobody knows."""
         hard, score = self.hard(request, settings), evidence.router_score
         if hard is None or score is None or score >= hard:
             return None
-        again = painted_again(request, evidence, settings, below=settings.least_confidence)
-        return Plan(settings.refiner, Noise(easy=True), again if settings.judged else None)
+        return Plan(settings.refiner, Noise(easy=True))
 
     def asks_router(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> bool:
         return self.hard(request, settings) is not None and self._row(evidence, settings) is None

@@ -146,10 +146,8 @@ class Settings:
         max_generation: where reuse ends. An image painted from noise is of generation 0, one made from it of 1, and
             so on; 1 forbids to make anything from what was itself made from something.
         keep_small: whether MoDM keeps the small variant's images too (its *cache-all*) or not (*cache-large*).
-        judged: whether there is a discriminator at all.
-        least_confidence: the chance of showing what its prompt says that the discriminator, where there is one, must
-            give an image for it to be kept, since whoever asks for the same would get the same faults; below it, MoDM
-            has the large variant paint again what it left to the small one. 0 lets everything pass.
+        least_confidence: no image is kept that the discriminator, where there is one, gives a lower chance of showing
+            what its prompt says: whoever asks for the same would get the same faults. 0 keeps them all.
         small_share: of the requests under ``random-mix``, how many the small variant paints.
         shadow_share: of the hits, how many are painted in full as well once they are answered, to compare.
         predict: whether Nirvana asks its match predictor before it looks anything up.
@@ -174,7 +172,6 @@ class Settings:
     uncalibrated: str = ""
     max_generation: int = 4
     keep_small: bool = True
-    judged: bool = False
     least_confidence: float = 0.2
     small_share: float = 0.5
     shadow_share: float = 0.0
@@ -216,7 +213,6 @@ class Settings:
             calibration=None if uncalibrated else calibration,
             uncalibrated=uncalibrated,
             unscored=unscored,
-            judged=deployment.discriminator is not None,
             router=scorers.get("router"),
             discriminator=scorers.get("discriminator"),
             **{**by_default, **decided},

@@ -56,12 +56,12 @@ def test_what_is_easy_is_painted_by_the_small_variant_and_found_as_that() -> Non
     assert spared.cost == pytest.approx((0.3 + 1 + 0.3 * 0.2) / 3)
 
 
-def test_what_the_discriminator_calls_poor_is_painted_twice_and_kept_as_the_second() -> None:
+def test_what_the_discriminator_calls_poor_is_not_kept() -> None:
     misses = service(count=8).misses(hard=0.9)
-    assert misses.by_small.tolist() == [True] * 7 + [False]
-    assert misses.costs.tolist() == [0.3] * 7 + [1.3]
-    assert misses.gains == pytest.approx([0, -0.1, 0, -0.1, 0, -0.1, 0, 0])
-    assert misses.kept.all()
+    assert misses.easy.all() and misses.costs.tolist() == [0.3] * 8
+    assert misses.gains == pytest.approx([0, -0.1] * 4)
+    assert misses.kept.tolist() == [True] * 7 + [False]
+    assert service(count=8).misses(hard=0.5).kept.all()
 
 
 def test_of_the_large_variant_s_pictures_the_poor_ones_are_not_kept() -> None:

@@ -43,13 +43,13 @@ class Misses:
     """What becomes of each request, should nothing similar be found for it. Arrays of [N].
 
     Attributes:
-        by_small: bool, whether the small variant's picture is given.
+        easy: bool, whether the small variant paints it.
         gains: float, what that adds to the accuracy of a full picture; 0 for a full picture.
-        costs: float, in full pictures; one of the small variant's that is painted again costs both.
+        costs: float, in full pictures.
         kept: bool, whether it is good enough for the store.
     """
 
-    by_small: NDArray[np.bool_]
+    easy: NDArray[np.bool_]
     gains: NDArray[np.float64]
     costs: NDArray[np.float64]
     kept: NDArray[np.bool_]
@@ -63,9 +63,8 @@ class Misses:
             for confidence in (requests.full_confidence, requests.small_confidence)
         )
         easy = np.zeros(len(full), bool) if hard is None else np.array(requests.difficulty) < hard
-        by_small = easy & small_good
-        gains = np.where(by_small, small - full, 0.0)
-        return cls(by_small, gains, easy * small_cost + ~by_small, by_small | good)
+        gains, costs = np.where(easy, small - full, 0.0), np.where(easy, small_cost, 1.0)
+        return cls(easy, gains, costs, np.where(easy, small_good, good))
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +172,7 @@ def _serve(service: Service, rules: Rules) -> Iterator[_Served]:
         similarity, inherited = max(large.best(number), small.best(number))
         row = rules.table.row(similarity)
         if row is None:
-            gain, easy = float(misses.gains[number]), bool(misses.by_small[number])
+            gain, easy = float(misses.gains[number]), bool(misses.easy[number])
             if misses.kept[number]:
                 (small if easy else large).keep(number, gain)
             yield _Served(None, gain, float(misses.costs[number]), easy)
