@@ -20,9 +20,10 @@ class DiffServe(Policy):
     def plan(self, request: GenerateRequest, evidence: Evidence, settings: Settings) -> Plan:
         if request.variant is not None:  # that is what its caller gets
             return Plan(request.variant, Noise())
+        large = Plan(settings.large, Noise())
         if settings.large == settings.small or self.hard(evidence, settings):
-            return Plan(settings.large, Noise())
-        then = painted_again(request, evidence, settings, below=settings.confidence_cutoff)
+            return large
+        then = Escalation(large, settings.confidence_cutoff, predicted_s(request, evidence, settings))
         return Plan(settings.small, Noise(), then)
 
     def hard(self, evidence: Evidence, settings: Settings) -> bool:
@@ -30,8 +31,7 @@ class DiffServe(Policy):
         return False
 
 
-def painted_again(request: GenerateRequest, evidence: Evidence, settings: Settings, below: float) -> Escalation:
-    """By the large variant from noise. How long that takes of the machine's time is told by what was seen of late."""
+def predicted_s(request: GenerateRequest, evidence: Evidence, settings: Settings) -> float:
+    """What the large variant's painting is worth of the machine's time, as seen of late, in seconds."""
     steps = settings.steps(request, settings.large)
-    predicted_s = _MARGIN * evidence.measured.work_ms.get(settings.large, 0.0) * steps / 1e3
-    return Escalation(Plan(settings.large, Noise()), below, predicted_s)
+    return _MARGIN * evidence.measured.work_ms.get(settings.large, 0.0) * steps / 1e3

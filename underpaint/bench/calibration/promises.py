@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _WEIGHTS = tuple(2.0 ** (power / 2) for power in range(8, 21))
 _LASTING = 4.0  # so many times as much where a picture is taken over: if it is wrong, it is for all who come after
 _ROW = 0.005  # what a further row must save, in full pictures a request
-_SHARES = np.linspace(0.0, 1.0, 21)  # of the prompts, that the router does not call hard
+_SHARES = np.linspace(0.0, 1.0, 41)  # of the prompts, that the router does not call hard
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class _Shelf:
 def cheapest(service: Service, alpha: float) -> Rules:
     """What costs least of all that, in service, keeps ``alpha`` of the quality of all requests, hits or not.
 
-    Tried are the best tables for every price of quality, with every twentieth of the prompts left to the small variant.
+    Tried are the best tables for every price of quality, with every fortieth of the prompts left to the small variant.
     """
     hard: list[float | None] = [None]
     if service.refines and service.requests.difficulty:
