@@ -8,7 +8,7 @@ from PIL import ImageFont
 
 from tests.client.fake_transport import an_outcome
 from underpaint.client.contact_sheet import FRAME, Row, contact_sheet, magnify, wrap
-from underpaint.client.demo import Reuse, Wave, origin, reuse_summary, summary, table
+from underpaint.client.demo import Wave, origin, reuse_summary, summary, table
 from underpaint.client.pictures import Picture
 from underpaint.front_door.outcome import Source
 
@@ -84,8 +84,10 @@ def test_a_hit_says_what_it_was_made_from() -> None:
 
 
 def test_the_summary_of_reuse_counts_hits() -> None:
-    first = Wave((Picture(RED, an_outcome()),) * 2, 4.0)
-    similar = Wave((Picture(RED, an_outcome(source=a_source())), Picture(RED, an_outcome())), 2.0)
-    text = reuse_summary(Reuse(first, similar))
-    assert text.startswith("modm: 1 of 2 similar prompts start from a cached picture")
-    assert "2.0 times as fast" in text
+    large = Wave((Picture(RED, an_outcome()),) * 4, 4.0)
+    outcomes = (an_outcome(source=a_source()), an_outcome(miss="easy"), an_outcome(miss="empty"))
+    similar = Wave(tuple(Picture(RED, outcome) for outcome in outcomes), 1.5)
+    assert reuse_summary(similar, large) == (
+        "modm: 1 of 3 similar prompts start from a cached picture, 1 more are easy enough for the small variant; "
+        "2.0 times as fast as tiny-l paints in full"
+    )

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     print()
     for wave in waves:
         print(summary(wave))
-    print(reuse_summary(reuse))
+    print(reuse_summary(reuse.similar, waves[0]))  # the largest comes first
     print(save(addons, args.out))
     print(f"contact sheets: {args.out / SHEET}, {args.out / REUSE_SHEET}")
     return 0
@@ -214,12 +214,14 @@ def origin(outcome: Outcome) -> str:
     )
 
 
-def reuse_summary(reuse: Reuse) -> str:
-    hits = sum(picture.outcome.source is not None for picture in reuse.similar.pictures)
-    speed = reuse.first.seconds / reuse.similar.seconds
+def reuse_summary(similar: Wave, large: Wave) -> str:
+    """Of similar prompts that a policy met, beside as many that the large variant painted in full."""
+    count, outcomes = len(similar.pictures), [picture.outcome for picture in similar.pictures]
+    hits, easy = sum(each.source is not None for each in outcomes), sum(each.miss == _EASY for each in outcomes)
+    speed = count / similar.seconds / (len(large.pictures) / large.seconds)
     return (
-        f"{_POLICY}: {hits} of {len(reuse.similar.pictures)} similar prompts start from a cached picture; all "
-        f"{len(reuse.similar.pictures)} in {reuse.similar.seconds:.2f} s, {speed:.1f} times as fast as the first ones"
+        f"{_POLICY}: {hits} of {count} similar prompts start from a cached picture, {easy} more are easy enough for "
+        f"the small variant; {speed:.1f} times as fast as {large.pictures[0].outcome.variant} paints in full"
     )
 
 
