@@ -69,7 +69,8 @@ class Calibration:
 
     def table(self, name: str) -> Thresholds:
         """Of a system, by its name."""
-        return {each: getattr(self, each) for each in _TABLES}[name]
+        found: Thresholds = getattr(self, name)
+        return found
 
     def misfit(self, deployment: Deployment) -> str:
         """Why this does not speak for ``deployment``; empty where it does."""
@@ -111,7 +112,7 @@ class Calibration:
 
     def to_json(self) -> str:
         """The text of ``calibration.json``."""
-        tables = {name: [asdict(row) for row in getattr(self, name).rows] for name in _TABLES}
+        tables = {name: [asdict(row) for row in self.table(name).rows] for name in _TABLES}
         return json.dumps({**asdict(self), **tables}, indent=2) + "\n"
 
     @classmethod

@@ -7,13 +7,7 @@ import sys
 from pathlib import Path
 
 from underpaint.bench.calibration import lora_joins_cli
-from underpaint.bench.calibration.pairs import (
-    SYSTEMS,
-    Measurements,
-    Pair,
-    bins,
-    thresholds,
-)
+from underpaint.bench.calibration.pairs import SYSTEMS, Measurements, Pair, bins, thresholds
 from underpaint.bench.calibration.promises import Rules, Service, cheapest, promise
 from underpaint.bench.common import options
 from underpaint.bench.common.machine import Machine, now
