@@ -36,13 +36,17 @@ class Clip:
 
     def images(self, pictures: np.ndarray) -> Embeddings:
         """Of pictures, uint8 [N, H, W, 3]."""
-        return _in_batches(pictures, lambda batch: self._image.run(["embedding"], {"image": batch})[0], "pictures")
+        return in_batches(
+            pictures, lambda batch: self._image.run(["embedding"], {"image": batch})[0], "embedding pictures"
+        )
 
     def texts(self, prompts: Sequence[str]) -> Embeddings:
         """Of prompts; what many of them share is embedded once."""
         distinct, places = np.unique(np.array(prompts, dtype=np.str_), return_inverse=True)
         ids = np.array([encoding.ids for encoding in self._tokenizer.encode_batch(distinct.tolist())], dtype=np.int32)
-        embedded = _in_batches(ids, lambda batch: self._text.run(["embedding"], {"input_ids": batch})[0], "prompts")
+        embedded = in_batches(
+            ids, lambda batch: self._text.run(["embedding"], {"input_ids": batch})[0], "embedding prompts"
+        )
         return embedded[places]
 
 
@@ -53,10 +57,11 @@ def session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _in_batches(rows: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], what: str) -> Embeddings:
+def in_batches(rows: np.ndarray, call: Callable[[np.ndarray], np.ndarray], doing: str) -> np.ndarray:
+    """What ``call`` makes of all rows, a few at a time."""
     found = []
-    with Progress(len(rows), doing=f"embedding {what}") as progress:
+    with Progress(len(rows), doing=doing) as progress:
         for start in range(0, len(rows), _BATCH):
-            found.append(embed(rows[start : start + _BATCH]))
+            found.append(call(rows[start : start + _BATCH]))
             progress.advance(len(found[-1]))
     return np.concatenate(found)

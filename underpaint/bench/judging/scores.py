@@ -9,9 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
-from underpaint.bench.judging.clip import session
-
-_BATCH = 64
+from underpaint.bench.judging.clip import in_batches, session
 
 
 class Scores:
@@ -40,8 +38,7 @@ class Scores:
 
     @staticmethod
     def _scored(scorer: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        scores = [
-            scorer.run(["score"], {name: rows[start : start + _BATCH] for name, rows in inputs.items()})[0]
-            for start in range(0, len(inputs["input_ids"]), _BATCH)
-        ]
-        return np.concatenate(scores)[:, 0].astype(float)
+        def score(some: np.ndarray) -> np.ndarray:
+            return scorer.run(["score"], {name: rows[some] for name, rows in inputs.items()})[0]
+
+        return in_batches(np.arange(len(inputs["input_ids"])), score, "scoring")[:, 0].astype(float)
